@@ -1,0 +1,56 @@
+# make bench METHOD=ptacl TASK=retrieval     one command from a fresh clone to a leaderboard row
+# make test                                  the tests
+PYTHON ?= python3
+METHOD ?= ptacl
+TASK ?= retrieval
+SEEDS ?= 1
+SCALE ?= tiny
+FRACTIONS ?= 1.0,0.1,0.01
+COHORT ?= simulated
+ARGS ?=
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help bench test lint benchmarks boards
+
+help:
+	@sed -n 's/^# //p' Makefile
+	@echo 'variables: METHOD TASK SEEDS SCALE FRACTIONS COHORT, and ARGS for anything else'
+
+bench: $(BIN)/.installed
+	@$(BIN)/ecgcmr run --method '$(METHOD)' --task '$(TASK)' --seeds '$(SEEDS)' --scale '$(SCALE)' \
+	  --fractions '$(FRACTIONS)' --cohort '$(COHORT)' $(ARGS)
+
+test: $(BIN)/.installed-dev
+	@$(BIN)/python -m pytest -p no:benchmark -m 'not nightly' --ignore=tests/benchmarks $(ARGS)
+
+# lint                                       style and layering
+lint: $(BIN)/.installed-dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+# benchmarks                                 speed, by pytest-benchmark
+benchmarks: $(BIN)/.installed-dev
+	@$(BIN)/python -m pytest tests/benchmarks $(ARGS)
+
+# boards                                     render the boards again from the committed rows
+boards: $(BIN)/.installed
+	@$(BIN)/ecgcmr boards --scale '$(SCALE)' --cohort '$(COHORT)' $(ARGS)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo 'making .venv'
+	@$(PYTHON) -m venv .venv
+
+# All requirements in one call: torch and torchvision have to be resolved together.
+$(BIN)/.installed: pyproject.toml | $(BIN)/python
+	@echo 'installing ecgcmr-bench into .venv (about two minutes, once)'
+	@$(INSTALL) -e .
+	@touch $@
+
+$(BIN)/.installed-dev: pyproject.toml | $(BIN)/python
+	@echo 'installing ecgcmr-bench and its test tools into .venv (about two minutes, once)'
+	@$(INSTALL) -e '.[dev]'
+	@touch $@ $(BIN)/.installed

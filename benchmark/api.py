@@ -1,0 +1,351 @@
+"""The whole plugin contract, readable in one sitting: Method, Task, Cohort, View, Metric.
+
+Nothing here imports torch; `Encoders` and `Features` are loaded on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from benchmark.stage import UNSET, Spec, Stage, has_field
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+    from torch import nn
+
+    from benchmark.encoders import Encoders
+
+Modality = Literal["ecg", "cmr", "covariates"]
+
+
+class UserError(Exception):
+    """Something the user can put right; shown as one line, without a traceback."""
+
+
+class Context(Protocol):
+    """What a running stage is given. The engine implements it."""
+
+    out: Path
+    """Folder for the results; becomes the artifact in one rename."""
+    resume: Path
+    """Folder that survives a kill, emptied once the stage is done."""
+    device: str
+    workers: int
+
+    def open(self, stage: Stage) -> Path:
+        """Return the folder of an input's artifact, its checksums verified."""
+
+    def progress(self, done: float, total: float, unit: str = "", note: str = "") -> None:
+        """Report how far the work is; raises when the lease was lost to another worker."""
+
+    def train(self, trainable: Trainable) -> None:
+        """Run the harness's training loop and leave the best weights in ``out``."""
+
+
+# ---------------------------------------------------------------------------------- cohorts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort(Stage):
+    """People with an ECG, cine CMR, phenotypes, diagnoses and covariates.
+
+    The digest of a cohort is its fingerprint. Its artifact is read with
+    `benchmark.cohorts.cohort.CohortData`.
+    """
+
+    name: ClassVar[str] = ""
+    """What the command line calls it."""
+    official: ClassVar[bool] = False
+    """Whether boards of this cohort may be committed."""
+    simulated: ClassVar[bool] = False
+    """Whether its people exist only in a computer: only then may single ones be shown."""
+
+    @classmethod
+    def at(cls, scale: str, preset: str = "default") -> Cohort:
+        """Return the cohort at a scale; only simulated ones depend on it."""
+        raise NotImplementedError
+
+    @property
+    def title(self) -> str:
+        """Folder-safe name of cohort and preset, such as ``simulated`` or ``simulated-null``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(Stage):
+    """What a method sees of a cohort, computed once for everybody.
+
+    The artifact is ``array.npy``: one row per person of the cohort, in cohort order.
+    """
+
+    modality: ClassVar[str] = "ecg"
+    cohort: Cohort = UNSET
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one person's entry."""
+        raise NotImplementedError
+
+    def crops(self) -> tuple[slice, ...] | None:
+        """Windows along the last axis whose features are averaged at evaluation, or None."""
+        return None
+
+
+# ---------------------------------------------------------------------------------- methods
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Spec):
+    """How a stage is trained.
+
+    ``updates`` is the fixed number of optimiser steps, cut into ``rounds`` equal parts; after each
+    of them validation is read and a checkpoint written. When ``updates`` is 0, a round is one
+    epoch and there are ``epochs`` of them. Warm-up is a share of all steps, linear, followed by a
+    cosine to zero.
+    """
+
+    updates: int = 0
+    rounds: int = 10
+    epochs: int = 0
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: float = 0.1
+    clip_norm: float | None = None
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+
+    def steps(self, people: int) -> tuple[int, int]:
+        """Return (rounds, updates a round) for this many training people."""
+        if self.updates:
+            rounds = min(self.rounds, self.updates)
+            return rounds, max(1, round(self.updates / rounds))
+        return self.epochs, max(1, people // min(self.batch_size, people)) if people else 0
+
+
+@dataclass
+class Batch:
+    """One batch of people.
+
+    ``views`` holds one tensor per declared view, people first; ``training`` is False on the
+    validation pass, which is not augmented; ``progress`` runs from 0 to 1 over the training.
+    ``labels`` (batch, targets) has NaN where a target is missing and is None for label-free
+    methods.
+    """
+
+    views: Mapping[str, torch.Tensor]
+    training: bool
+    progress: float
+    labels: torch.Tensor | None = None
+
+    def __getattr__(self, name: str) -> torch.Tensor:
+        try:
+            return self.__dict__["views"][name]
+        except KeyError:
+            raise AttributeError(f"the method declares no view named {name!r}") from None
+
+
+class TrainingPeople(Protocol):
+    """The training people, for stages fitted in closed form."""
+
+    labels: np.ndarray | None
+    """(people, targets), NaN where missing; None for label-free stages."""
+
+    def view(self, name: str) -> np.ndarray:
+        """Return (people, *shape)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainable(Stage):
+    """A stage trained by the harness's loop: a method, or a head that trains its encoder.
+
+    The random state is reseeded before every step from (digest, epoch, step), so ``build`` and
+    ``loss`` draw freely from torch's global generator.
+    """
+
+    threads: ClassVar[int] = 2
+    cohort: Cohort = UNSET
+    seed: int = UNSET
+    recipe: Recipe = Recipe()
+
+    def views(self) -> dict[str, View]:
+        """Name of each view, as `Batch` will carry it, to the view."""
+        raise NotImplementedError
+
+    def implied_inputs(self) -> tuple[Stage, ...]:
+        """Return the views: what a method sees is part of what it is."""
+        return tuple(self.views().values())
+
+    def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
+        """Make all parts with fresh weights; ``shapes`` gives one person's shape per view."""
+        raise NotImplementedError
+
+    def initial_weights(self) -> Mapping[str, Stage]:
+        """Parts that start from the part of the same name of an already trained stage."""
+        return {}
+
+    def fit(self, encoders: Encoders, people: TrainingPeople) -> None:
+        """Set weights in closed form before (usually instead of) the optimiser loop."""
+
+    def frozen(self, encoders: Encoders) -> list[nn.Module]:
+        """Modules that stay as they are: no gradient, and kept in evaluation mode."""
+        return []
+
+    def loss(self, encoders: Encoders, batch: Batch) -> dict[str, torch.Tensor]:
+        """Terms whose sum is minimised; selection reads the same sum on validation."""
+        raise NotImplementedError
+
+    def after_step(self, encoders: Encoders, progress: float) -> None:
+        """Do what follows every optimiser step (momentum copies)."""
+
+    def parameter_groups(self, encoders: Encoders) -> list[dict[str, Any]] | None:
+        """Return optimiser groups, or None for the usual: no decay on 1-D parameters."""
+        return None
+
+    def labels(self, cohort: Any) -> pd.DataFrame | None:
+        """Return targets per person of the cohort (a `CohortData`); None for label-free stages."""
+        return None
+
+    def run(self, context: Context) -> None:
+        """Train through the harness; a method without any update keeps its fresh weights."""
+        context.train(self)
+
+    @property
+    def trained(self) -> bool:
+        """False for encoders that are used as they are built."""
+        return bool(self.recipe.updates or self.recipe.epochs)
+
+    def estimate(self) -> tuple[float, float]:
+        """About 0.1 s an update until a past run says otherwise."""
+        return 2 + 0.1 * self.recipe.updates, 2e6
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named setting that a paper reports as its own row.
+
+    ``role``: only ``ranked`` variants enter rankings; ``reference`` rows stand beside them and
+    ``control`` rows test a claim.
+    """
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    tracks: tuple[str, ...] = ("harmonised", "paper")
+    role: Literal["ranked", "reference", "control"] = "ranked"
+    summary: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Trainable):
+    """The stage that leaves behind an encoder per modality.
+
+    The class docstring starts with one line that says what the method is.
+    """
+
+    paper: ClassVar[str] = ""
+    variants: ClassVar[Mapping[str, Variant]] = {}
+    head: ClassVar[str | None] = None
+    """A head the method is tied to; None lets the harness use its own."""
+    two_tower: ClassVar[bool] = False
+    """Whether ``project_ecg`` and ``project_cmr`` map both modalities into one space."""
+
+    @property
+    def label(self) -> str:
+        """Name of the variant that these fields are, or of the class."""
+        fits = {
+            name: len(variant.fields)
+            for name, variant in self.variants.items()
+            if all(getattr(self, key) == value for key, value in variant.fields.items())
+        }
+        return max(fits, key=fits.get) if fits else type(self).__name__
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities the method can embed."""
+        seen = {view.modality for view in self.views().values()}
+        return tuple(m for m in ("ecg", "cmr", "covariates") if m in seen)
+
+    @property
+    def uses_labels(self) -> bool:
+        """True when labels enter the representation: this stage or an input has a fraction."""
+        return has_field(self, "fraction")
+
+    def ecg_input(self, batch: Batch) -> torch.Tensor:
+        """Return the crop of ``batch.ecg`` that the encoder reads, augmented in training."""
+        return batch.ecg
+
+
+# ---------------------------------------------------------------------------------- tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Spec):
+    """A pure function of `Predictions` with its direction, bounds and chance level."""
+
+    name: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
+    scale: ClassVar[Literal["logit", "fisher", "raw"]] = "raw"
+    """Scale on which the interval of one method is symmetric."""
+
+    def influence(self, predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+        """Return theta (targets,) and influence values psi (people, targets)."""
+        raise NotImplementedError
+
+    def chance(self, predictions: Predictions) -> np.ndarray:
+        """Return the score of knowing nothing, per target."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One record per test person.
+
+    Attributes
+    ----------
+    targets
+        Names of the targets.
+    arrays
+        Arrays of shape (people, targets, ...): ``target`` and ``prediction``, NaN where missing,
+        or for retrieval ``hits``, ``rank`` and ``matches``.
+    """
+
+    targets: tuple[str, ...]
+    arrays: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Spec):
+    """Who is eligible, what is predicted, how it is scored."""
+
+    name: ClassVar[str]
+    kind: ClassVar[Literal["classification", "regression", "retrieval"]]
+    title: ClassVar[str]
+    target_names: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[Metric, ...]]
+    primary: ClassVar[Mapping[str, str]]
+    """Modality to the metric whose mean over targets is the primary endpoint."""
+    reference: ClassVar[Mapping[str, str]]
+    """Modality to the method all others are compared with."""
+    units: ClassVar[Mapping[str, str]] = {}
+    minimum_training: ClassVar[int] = 0
+    """Training people (positives, for classification) below which a cell is not estimable."""
+
+    def targets(self, cohort: Any) -> pd.DataFrame:
+        """Return one row per person of the cohort (a `CohortData`), NaN where not eligible."""
+        raise NotImplementedError
+
+    predict: ClassVar[Callable[..., Stage] | None] = None
+    """Makes the stage that predicts, where the standard heads do not serve."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Encoders", "Features"):
+        from benchmark import encoders
+
+        return getattr(encoders, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

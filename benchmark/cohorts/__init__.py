@@ -1,0 +1,1 @@
+"""Cohorts, splits, views and the reading of recordings."""

@@ -1,0 +1,1 @@
+"""Work is done once and survives: the store, the executors, training and provenance."""

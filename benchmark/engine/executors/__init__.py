@@ -1,0 +1,1 @@
+"""Executors bring stages into the store; `inline` does so one by one in this process."""

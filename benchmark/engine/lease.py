@@ -1,0 +1,243 @@
+"""Leases say who is working on a stage.
+
+The lease guards the *work*, so that nothing is computed twice; the rename of the commit guards the
+*truth*. A lease that is wrongly taken over therefore costs time, never correctness.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+BEAT_SECONDS = 5.0
+"""How often a holder raises its beat."""
+PATIENCE_SECONDS = 60.0
+"""How long a waiter must have seen one beat, on its own monotonic clock, to call it dead."""
+CHECK_SECONDS = 0.5
+"""How often, at most, `Lease.check` reads the file: progress may be reported every millisecond."""
+
+
+class LeaseLostError(Exception):
+    """Another worker has taken over the stage; this one must stop and not commit."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The content of a lease file: a process, told apart from any other that ever was."""
+
+    host: str
+    boot_id: str
+    namespace: str
+    pid: int
+    start: float
+    token: str
+    beat: int = 0
+
+    @classmethod
+    def here(cls) -> Holder:
+        """Return this process under a new token."""
+        pid = os.getpid()
+        return cls(*_place(), pid, process_start(pid) or 0.0, secrets.token_hex(8))
+
+    def gone(self) -> bool:
+        """Whether the process lived here and is certainly no more."""
+        here = (self.host, self.boot_id, self.namespace) == _place()
+        return here and process_start(self.pid) != self.start
+
+
+@functools.cache
+def _place() -> tuple[str, str, str]:
+    """Host, boot id and pid namespace: where a pid means what it means here.
+
+    The namespace matters where containers share the name and boot of their host: each would take
+    the other's processes for dead.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return platform.node(), boot, str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        import psutil
+
+        return platform.node(), str(int(psutil.boot_time())), ""
+
+
+def process_start(pid: int) -> float | None:
+    """Return when a process started, in units of this machine, or None when it does not run.
+
+    A pid alone may have been given to another process. On Linux the start is read in clock ticks
+    since boot: psutil's ``create_time`` adds the wall clock, which may be set in between. A killed
+    process that its parent has not collected yet (a zombie) does not run.
+    """
+    if Path("/proc/self/stat").exists():
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return None
+        # The name, in parentheses, may itself hold blanks and parentheses.
+        fields = text[text.rindex(")") + 2 :].split()
+        return None if fields[0] in "ZX" else float(fields[19])
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+class Leases:
+    """The folder of leases, one ``<digest>.json`` per stage that is being worked on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: dict[str, tuple[str, float]] = {}
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder's lock, for the microseconds of one read-check-write.
+
+        Without it two waiters could both find a lease stale; the first replaces it and begins,
+        then the second replaces the *fresh* lease and begins as well. The holder's own beats and
+        its release have the same trap: a process that was suspended between reading its token and
+        writing would overwrite its successor. The lock file is never deleted, because two
+        processes could then hold locks on two files of one name.
+        """
+        handle = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            # Closing is not enough: a worker forked by another thread meanwhile holds a copy of
+            # the handle, and the lock would live until that copy is closed too.
+            fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
+
+    def holder(self, digest: str) -> Holder | None:
+        """Return who holds a stage; None when nobody does or the file cannot be understood."""
+        return _parse(self._read(digest))
+
+    def acquire(self, digest: str) -> Lease | None:
+        """Take a free or stale lease; None while somebody else is at work.
+
+        A waiter asks again and again: that is how it sees whether the beat changes.
+        """
+        with self.locked():
+            text = self._read(digest)
+            if text is not None and not self._stale(digest, text):
+                return None
+            self._seen.pop(digest, None)
+            holder = Holder.here()
+            if text is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                with os.fdopen(os.open(self._path(digest), flags, 0o600), "w") as file:
+                    file.write(json.dumps(asdict(holder)))
+            else:
+                self._replace(digest, holder)
+        return Lease(self, digest, holder)
+
+    def _stale(self, digest: str, text: str) -> bool:
+        holder = _parse(text)
+        if holder is not None and holder.gone():
+            return True
+        now = time.monotonic()
+        seen, since = self._seen.get(digest, (None, now))
+        if seen != text:
+            self._seen[digest] = (text, now)
+            return False
+        return now - since >= PATIENCE_SECONDS
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / f"{digest}.json"
+
+    def _read(self, digest: str) -> str | None:
+        try:
+            return self._path(digest).read_text()
+        except FileNotFoundError:
+            return None
+
+    def _replace(self, digest: str, holder: Holder) -> None:
+        draft = self._folder / f".{digest}.draft"  # one is enough: writers hold the lock
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(json.dumps(asdict(holder)))
+        draft.replace(self._path(digest))
+
+
+class Lease:
+    """A lease held by this process, kept alive by a thread until it is released or lost."""
+
+    def __init__(self, leases: Leases, digest: str, holder: Holder) -> None:
+        self._leases, self._digest, self._holder = leases, digest, holder
+        self._lost = False
+        self._checked = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
+        self._thread.start()
+
+    @property
+    def token(self) -> str:
+        """Names this holding of the lease."""
+        return self._holder.token
+
+    def check(self) -> None:
+        """Raise `LeaseLostError` when another worker has taken over."""
+        now = time.monotonic()
+        if not self._lost and now - self._checked >= CHECK_SECONDS:
+            self._checked = now
+            self._lost = not self._ours()
+        if self._lost:
+            raise LeaseLostError(self._digest)
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Do something that nobody can take over meanwhile; `LeaseLostError` when it is late."""
+        with self._leases.locked():
+            if not self._ours():
+                self._lost = True
+                raise LeaseLostError(self._digest)
+            yield
+
+    @property
+    def lost(self) -> bool:
+        """Whether another worker has taken over."""
+        self._lost = self._lost or not self._ours()
+        return self._lost
+
+    def release(self) -> None:
+        """Give the stage back; a lease that was lost is left to its new holder."""
+        self._stop.set()
+        with contextlib.suppress(LeaseLostError), self.guard():
+            self._leases._path(self._digest).unlink()
+        self._thread.join()
+
+    def _ours(self) -> bool:
+        holder = self._leases.holder(self._digest)
+        return holder is not None and holder.token == self.token
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            # A full disk or a network file system that is away for a moment: the next beat may
+            # get through, and if none does a waiter takes over, which is noticed above.
+            with contextlib.suppress(OSError):
+                try:
+                    with self.guard():
+                        self._holder = replace(self._holder, beat=self._holder.beat + 1)
+                        self._leases._replace(self._digest, self._holder)
+                except LeaseLostError:
+                    return
+
+
+def _parse(text: str | None) -> Holder | None:
+    try:
+        return Holder(**json.loads(text or ""))
+    except (ValueError, TypeError):
+        return None

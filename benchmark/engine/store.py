@@ -1,0 +1,437 @@
+"""The store: artifacts by digest, made once, committed in one rename.
+
+Layout below ``$ECGCMR_STORE`` (default ``~/.cache/ecgcmr-bench``, mode 0700)::
+
+    done/<digest>/      an artifact: its files and manifest.json
+    work/<digest>/      out-<token>/ becomes the artifact; resume/ survives a kill
+    lease/<digest>.json who is at work
+    failed/<digest>.json the last failure with its traceback
+    corrupt/<digest>/   a damaged artifact, set aside
+    durations.jsonl     class and seconds of each finished stage, for estimates only
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+import statistics
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmark.api import UserError
+from benchmark.engine.lease import Holder, Lease, LeaseLostError, Leases
+from benchmark.privacy import mask
+from benchmark.stage import Stage
+
+MANIFEST = "manifest.json"
+_FOLDERS = ("done", "work", "lease", "failed", "corrupt")
+_LATEST = 5
+_TAIL = 1 << 18  # bytes of durations.jsonl that are read: some thousand stages
+
+
+class ArtifactError(Exception):
+    """An artifact cannot be used and has to be made (again)."""
+
+    def __init__(self, digest: str, file: str) -> None:
+        super().__init__(digest, file)
+        self.digest, self.file = digest, file
+
+
+class MissingArtifactError(ArtifactError):
+    """The artifact is not in the store."""
+
+    def __str__(self) -> str:
+        return f"artifact {self.digest[:12]} is not in the store"
+
+
+class CorruptArtifactError(ArtifactError):
+    """A file of the artifact is missing or differs from its recorded size or checksum."""
+
+    def __str__(self) -> str:
+        return f"artifact {self.digest[:12]} is damaged: {self.file}"
+
+
+class Store:
+    """Artifacts of stages, found by digest.
+
+    Parameters
+    ----------
+    root
+        Folder; by default ``$ECGCMR_STORE`` or ``~/.cache/ecgcmr-bench``.
+
+    Raises
+    ------
+    UserError
+        When the folder cannot be made or written to.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        default = os.environ.get("ECGCMR_STORE") or "~/.cache/ecgcmr-bench"
+        self.root = Path(root or default).expanduser().absolute()
+        self._manifests: dict[str, dict[str, Any]] = {}
+        self._verified: set[str] = set()
+        self._leases = Leases(self.root / "lease")
+        try:
+            self._make_folders()
+        except OSError as error:
+            if self.is_full([error]):
+                raise self.full() from None
+            raise UserError(
+                f"cannot use {self.root} as the store: {error.strerror or error}; "
+                "set ECGCMR_STORE to a folder that can be made and written to"
+            ) from None
+
+    def _make_folders(self) -> None:
+        existed = self.root.exists()
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # What is in a store is about single persons. A folder that holds something else already
+        # keeps its mode, and only our folders in it are closed.
+        names = {path.name for path in self.root.iterdir()}
+        if existed and (not names or "done" in names):
+            self.root.chmod(0o700)
+        for name in _FOLDERS:
+            if name not in names:
+                (self.root / name).mkdir(mode=0o700, exist_ok=True)
+        with self._leases.locked():  # a file system without locks says so here, not midway
+            pass
+
+    # ------------------------------------------------------------------------------ reading
+
+    def has(self, digest: str) -> bool:
+        """Whether the artifact is there."""
+        return (self.path(digest) / MANIFEST).exists()
+
+    def path(self, digest: str) -> Path:
+        """Return the artifact's folder, whether it is there or not."""
+        return self.root / "done" / digest
+
+    def stages(self) -> Iterator[str]:
+        """Digests of all artifacts."""
+        with os.scandir(self.root / "done") as entries:
+            yield from (entry.name for entry in entries)
+
+    def missing(self, targets: Iterable[Stage]) -> list[Stage]:
+        """Return the stages that have to run for the targets, inputs before their users.
+
+        An input of stages that are all done is not needed, and so not missing.
+        """
+        order: dict[str, Stage] = {}
+        seen: set[str] = set()
+
+        def visit(stage: Stage) -> None:
+            if stage.digest in seen:
+                return
+            seen.add(stage.digest)
+            if self.has(stage.digest):
+                return
+            for item in stage.inputs:
+                visit(item)
+            order[stage.digest] = stage
+
+        for target in targets:
+            visit(target)
+        return list(order.values())
+
+    def manifest(self, digest: str) -> dict[str, Any]:
+        """Return what is recorded about an artifact.
+
+        Raises
+        ------
+        MissingArtifactError, CorruptArtifactError
+            When there is no artifact, or its manifest cannot be read.
+        """
+        if digest not in self._manifests:
+            try:
+                manifest = json.loads((self.path(digest) / MANIFEST).read_bytes())
+                if manifest["digest"] != digest or not isinstance(manifest["files"], dict):
+                    raise CorruptArtifactError(digest, MANIFEST)
+            except FileNotFoundError:
+                raise MissingArtifactError(digest, MANIFEST) from None
+            except (ValueError, KeyError, TypeError):
+                raise CorruptArtifactError(digest, MANIFEST) from None
+            self._manifests[digest] = manifest
+        return self._manifests[digest]
+
+    def open(self, stage: Stage) -> Path:
+        """Return the artifact's folder, its files verified once per process.
+
+        Raises
+        ------
+        MissingArtifactError, CorruptArtifactError
+            When there is no artifact, or a file is not as it was committed.
+        """
+        if stage.digest not in self._verified or not self.has(stage.digest):
+            self.verify(stage.digest)
+        return self.path(stage.digest)
+
+    def verify(self, digest: str) -> None:
+        """Compare size and sha256 of every file with the manifest; raises as `open` does."""
+        self._forget(digest)
+        for name, expected in self.manifest(digest)["files"].items():
+            file = self.path(digest) / name
+            try:
+                intact = file.stat().st_size == expected["bytes"]
+                intact = intact and _sha256(file) == expected["sha256"]
+            except (OSError, KeyError, TypeError):
+                intact = False  # gone, or the disk can no longer read it
+            if not intact:
+                raise CorruptArtifactError(digest, name)
+        self._verified.add(digest)
+
+    def quarantine(self, digest: str) -> None:
+        """Move a damaged artifact to ``corrupt/``, so that it is made again.
+
+        An artifact that turns out to be whole, because another process has made it again
+        meanwhile, stays. Processes that have the damaged files open keep them.
+        """
+        try:
+            self.verify(digest)
+        except MissingArtifactError:
+            return
+        except CorruptArtifactError:
+            self._forget(digest)
+            target = self.root / "corrupt" / digest
+            shutil.rmtree(target, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                self.path(digest).rename(target)
+
+    def _forget(self, digest: str) -> None:
+        self._manifests.pop(digest, None)
+        self._verified.discard(digest)
+
+    def seconds(self, stage_class: str) -> float | None:
+        """Return how long stages of a class usually take: the median of the latest few."""
+        past = self._durations.get(stage_class)
+        return statistics.median(past[-_LATEST:]) if past else None
+
+    @functools.cached_property
+    def _durations(self) -> dict[str, list[float]]:
+        past: dict[str, list[float]] = {}
+        with contextlib.suppress(OSError), (self.root / "durations.jsonl").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            for line in file:
+                # The first line may be cut, and so may lines that two machines wrote at once.
+                with contextlib.suppress(ValueError, TypeError):
+                    name, seconds = json.loads(line)
+                    past.setdefault(name, []).append(float(seconds))
+        return past
+
+    # ------------------------------------------------------------------------------ failures
+
+    def failure(self, digest: str) -> dict[str, Any] | None:
+        """Return the last failure of a stage: label, traceback, token of the worker, time."""
+        try:
+            return json.loads(self.failure_path(digest).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def failure_path(self, digest: str) -> Path:
+        """Return the file that keeps a stage's failure."""
+        return self.root / "failed" / f"{digest}.json"
+
+    def fail(self, stage: Stage, traceback: str, token: str = "") -> None:
+        """Keep a failure; ids in the traceback are masked."""
+        record = {
+            "digest": stage.digest,
+            "label": stage.label,
+            "stage": stage.describe(),
+            "traceback": mask(traceback),
+            "token": token,
+            "at": _now(),
+        }
+        _write(self.failure_path(stage.digest), json.dumps(record, indent=1))
+
+    def clear_failure(self, digest: str) -> None:
+        """Forget a stage's failure."""
+        self.failure_path(digest).unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------------------ writing
+
+    def holder(self, digest: str) -> Holder | None:
+        """Return who is at work on a stage."""
+        return self._leases.holder(digest)
+
+    def claim(self, stage: Stage) -> Claim | None:
+        """Begin work on a stage, or return None while somebody else is at it.
+
+        A claim may be got for a stage that was committed a moment before: ask `has` again.
+        """
+        lease = self._leases.acquire(stage.digest)
+        if lease is None:
+            return None
+        try:
+            return Claim(self, stage, lease)
+        except BaseException:
+            lease.release()
+            raise
+
+    def tidy(self) -> None:
+        """Remove the work folders of workers that died between their commit and their tidying."""
+        for folder in (self.root / "work").iterdir():
+            if self.has(folder.name) and (lease := self._leases.acquire(folder.name)):
+                shutil.rmtree(folder, ignore_errors=True)
+                lease.release()
+
+    def is_full(self, causes: Iterable[BaseException]) -> bool:
+        """Whether errors mean that the disk (or the user's quota) is full.
+
+        numpy and libraries written in Rust or C++ lose the errno on the way, hence the text and,
+        for whatever says neither, the space that is left.
+        """
+        for error in causes:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return True
+            if "no space left on device" in str(error).lower():
+                return True
+        return self.free() < 1 << 16
+
+    def free(self) -> int:
+        """Bytes left on the store's disk; of its nearest existing parent before it is made."""
+        folder = next(p for p in (self.root, *self.root.parents) if os.path.isdir(p))  # noqa: PTH112
+        return shutil.disk_usage(folder).free
+
+    def full(self) -> UserError:
+        """Return the error that tells the user about the full disk."""
+        return UserError(
+            f"the disk of the store {self.root} is full ({self.free() / 1e6:,.0f} MB free); "
+            "finished stages are kept: make room and run the same command again"
+        )
+
+
+class Claim:
+    """A stage that this process is working on.
+
+    Attributes
+    ----------
+    out
+        Empty folder for the results.
+    resume
+        Folder that survives a kill and is removed by the commit.
+    resumed
+        Whether an earlier attempt left something in ``resume``.
+    """
+
+    def __init__(self, store: Store, stage: Stage, lease: Lease) -> None:
+        self._store, self._stage, self.lease = store, stage, lease
+        self._work = store.root / "work" / stage.digest
+        self.out, self.resume = self._work / f"out-{lease.token}", self._work / "resume"
+        self.resume.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._work.chmod(0o700)
+        # Whoever left these is dead, or has lost the lease and will find its folder gone.
+        for left in self._work.glob("out-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        self.out.mkdir(mode=0o700)
+        self.resumed = any(self.resume.iterdir())
+
+    def commit(self, seconds: float, **facts: Any) -> None:
+        """Make the results the stage's artifact, all of it or nothing.
+
+        If the artifact exists already it stays and these results are dropped.
+
+        Parameters
+        ----------
+        seconds
+            Time the work took, of the last attempt where it was resumed.
+        facts
+            Anything else to record: peak memory, device, provenance.
+
+        Raises
+        ------
+        LeaseLostError
+            When another worker has taken over; nothing is committed.
+        ValueError
+            When the stage left a file of the manifest's name.
+        """
+        stage, store = self._stage, self._store
+        target = store.path(stage.digest)
+        files = {}
+        for path in sorted(self.out.rglob("*")):
+            if path.is_file():
+                files[path.relative_to(self.out).as_posix()] = {
+                    "sha256": _sha256(path),
+                    "bytes": path.stat().st_size,
+                }
+            _sync(path)
+        if MANIFEST in files:
+            raise ValueError(f"{stage.label} left a file named {MANIFEST}, which is the store's")
+        manifest = {
+            "digest": stage.digest,
+            "label": stage.label,
+            "stage": stage.describe(),
+            "inputs": [item.digest for item in stage.inputs],
+            "files": files,
+            "seconds": round(seconds, 3),
+            "resumed": self.resumed,
+            "finished": _now(),
+            **facts,
+        }
+        _write(self.out / MANIFEST, json.dumps(manifest, indent=1))
+        _sync(self.out)
+        with self.lease.guard():
+            try:
+                self.out.rename(target)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+            else:
+                store._manifests[stage.digest] = manifest
+                store._verified.add(stage.digest)
+        _sync(target.parent)
+        shutil.rmtree(self._work, ignore_errors=True)
+        store.clear_failure(stage.digest)
+        line = json.dumps([type(stage).__name__, round(seconds, 3)]) + "\n"
+        # Only an estimate hangs on it, and the artifact is safe: a full disk is no failure here.
+        with contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            handle = os.open(store.root / "durations.jsonl", flags, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(line.encode())
+
+    def close(self) -> None:
+        """Drop what was not committed, except for ``resume``, and release the lease."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        # Guarded, because after a take-over the other folders are somebody else's; rmdir keeps
+        # those that hold something.
+        with contextlib.suppress(LeaseLostError, OSError), self.lease.guard():
+            self.resume.rmdir()
+            self._work.rmdir()
+        self.lease.release()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that it is there as a whole, on the disk, or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,309 @@
+"""The training loop: the one place where weights change.
+
+Lightning's Fabric brings devices, precision and gradient clipping; the loop itself is ours,
+because its two promises are: a resumed run equals an undisturbed one bit for bit, and only
+training people (validation people for selection) ever reach a method.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from safetensors.torch import load_file, save
+from torch import nn
+
+from benchmark.api import Batch, Context, Trainable, View
+from benchmark.cohorts.cohort import CohortData
+from benchmark.encoders import Encoders
+
+VALIDATION_BATCH = 64  # fixed: a contrastive validation loss depends on it
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite: the run is stopped before it wastes the budget."""
+
+
+class _People:
+    """The views of one set of people, memory-mapped, with their labels."""
+
+    def __init__(self, views: dict[str, np.ndarray], rows: np.ndarray, labels: np.ndarray | None):
+        self.views, self.rows, self.labels = views, rows, labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def view(self, name: str) -> np.ndarray:
+        """Return (people, *shape); see `benchmark.api.TrainingPeople`."""
+        return np.asarray(self.views[name][self.rows])
+
+    def batch(self, chosen: np.ndarray, device: torch.device, **state: Any) -> Batch:
+        rows = self.rows[chosen]
+        views = {name: as_input(array[rows]).to(device) for name, array in self.views.items()}
+        labels = None
+        if self.labels is not None:
+            labels = torch.from_numpy(self.labels[chosen]).float().to(device)
+        return Batch(views, labels=labels, **state)
+
+
+class _Objective(nn.Module):
+    """Wraps the loss in a forward pass, so that Fabric can apply precision and strategy."""
+
+    def __init__(self, trainable: Trainable, encoders: Encoders) -> None:
+        super().__init__()
+        self.trainable, self.encoders = trainable, encoders
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return self.trainable.loss(self.encoders, batch)
+
+
+def as_input(values: np.ndarray) -> torch.Tensor:
+    """Turn stored values into network input: uint8 images to [0, 1], float16 to float32."""
+    x = torch.from_numpy(np.ascontiguousarray(values))
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
+def open_view(view: View, context: Context) -> np.ndarray:
+    """Return the memory-mapped array (people, *shape) of a view."""
+    return np.load(context.open(view) / "array.npy", mmap_mode="r")
+
+
+def build(trainable: Trainable) -> Encoders:
+    """Make the parts of a trainable with the fresh weights its digest fixes."""
+    _reseed(trainable.digest, "build")
+    return trainable.build({name: view.shape for name, view in trainable.views().items()})
+
+
+def load_encoders(trainable: Trainable, folder: Path) -> Encoders:
+    """Return the trained parts from a stage's artifact, in evaluation mode."""
+    encoders = build(trainable)
+    encoders.load_state_dict(load_file(folder / "weights.safetensors"))
+    return encoders.eval()
+
+
+def train(trainable: Trainable, context: Context) -> None:
+    """Train and leave ``weights.safetensors`` (best validation loss) and ``history.json``.
+
+    Raises
+    ------
+    NonFiniteLossError
+        When a training or validation loss is not finite.
+    """
+    training, validation, scaling = _people(trainable, context)
+    encoders = build(trainable)
+    for part, source in trainable.initial_weights().items():
+        weights = load_file(context.open(source) / "weights.safetensors")
+        own = {
+            k.removeprefix(f"{part}."): v for k, v in weights.items() if k.startswith(f"{part}.")
+        }
+        getattr(encoders, part).load_state_dict(own)
+    trainable.fit(encoders, training)
+
+    history: list[dict[str, float]] = []
+    best = {k: v.clone() for k, v in encoders.state_dict().items()}
+    if trainable.trained:
+        best, history = _optimise(trainable, encoders, training, validation, context)
+    _write(context.out / "weights.safetensors", save({k: v.contiguous() for k, v in best.items()}))
+    record = {"history": history, "training_people": len(training), **scaling}
+    _write(context.out / "history.json", json.dumps(record, indent=1).encode())
+
+
+def _optimise(
+    trainable: Trainable,
+    encoders: Encoders,
+    training: _People,
+    validation: _People,
+    context: Context,
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    recipe = trainable.recipe
+    rounds, steps = recipe.steps(len(training))
+    torch.use_deterministic_algorithms(True)
+    fabric = Fabric(accelerator=context.device, devices=1, precision=recipe.precision)
+    frozen = trainable.frozen(encoders)
+    for module in frozen:
+        module.requires_grad_(False)
+    groups = trainable.parameter_groups(encoders) or _decayed(encoders, recipe.weight_decay)
+    optimiser = torch.optim.AdamW(
+        groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True, weight_decay=0.0
+    )
+    peak = [group["lr"] for group in optimiser.param_groups]
+    objective, optimiser = fabric.setup(_Objective(trainable, encoders), optimiser)
+
+    first, history, best, best_loss = 0, [], None, math.inf
+    checkpoint = context.resume / "last.ckpt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=fabric.device, weights_only=True)
+        encoders.load_state_dict(state["weights"])
+        optimiser.load_state_dict(state["optimiser"])
+        first, history = state["round"], state["history"]
+        best, best_loss = state["best"], state["best_loss"]
+        note = f"resumed after round {first} of {rounds}"
+        context.progress(first * steps, rounds * steps, "updates", note)
+
+    size = min(recipe.batch_size, len(training))
+    order = _Order(trainable.digest, len(training), size)
+    total = rounds * steps
+    for current in range(first, rounds):
+        running = 0.0
+        objective.train()
+        for module in frozen:
+            module.eval()
+        for step in range(current * steps, (current + 1) * steps):
+            factor = _schedule(step, total, recipe.warmup)
+            for group, rate in zip(optimiser.param_groups, peak, strict=True):
+                group["lr"] = rate * factor
+            _reseed(trainable.digest, current, step)
+            state = {"training": True, "progress": step / total}
+            terms = objective(training.batch(order.at(step), fabric.device, **state))
+            loss = sum(terms.values())
+            optimiser.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            if recipe.clip_norm:
+                fabric.clip_gradients(objective, optimiser, max_norm=recipe.clip_norm)
+            optimiser.step()
+            trainable.after_step(encoders, (step + 1) / total)
+            running += loss.item()
+            if not math.isfinite(running):
+                raise NonFiniteLossError(f"the training loss is {loss.item()} at update {step}")
+            context.progress(step + 1, total, "updates", f"loss {loss.item():.3f}")
+        measured = _validate(trainable, objective, validation, fabric.device)
+        history.append({"training": running / steps, **measured})
+        if measured["validation"] < best_loss or best is None:
+            best_loss = measured["validation"]
+            best = {k: v.detach().cpu().clone() for k, v in encoders.state_dict().items()}
+        state = {
+            "round": current + 1,
+            "weights": encoders.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "history": history,
+            "best": best,
+            "best_loss": best_loss,
+        }
+        buffer = io.BytesIO()
+        # Into memory first: torch's own writer reports a full disk as a RuntimeError.
+        torch.save(state, buffer)
+        _write(checkpoint, buffer.getbuffer())
+    return best, history
+
+
+def _validate(
+    trainable: Trainable, objective: Callable, people: _People, device: torch.device
+) -> dict[str, float]:
+    """Mean over validation people of the loss and its terms, without augmentation."""
+    objective.eval()
+    sums: dict[str, float] = {"validation": 0.0}
+    for number, start in enumerate(range(0, len(people), VALIDATION_BATCH)):
+        chosen = np.arange(start, min(start + VALIDATION_BATCH, len(people)))
+        # The same masks after every round, or rounds could not be compared.
+        _reseed(trainable.digest, "validation", number)
+        with torch.no_grad():
+            terms = objective(people.batch(chosen, device, training=False, progress=1.0))
+        for name, term in terms.items():
+            share = term.item() * len(chosen) / len(people)
+            sums["validation"] += share
+            sums[f"validation_{name}"] = sums.get(f"validation_{name}", 0.0) + share
+    if not math.isfinite(sums["validation"]):
+        raise NonFiniteLossError(f"the validation loss is {sums['validation']}")
+    return sums
+
+
+def _people(trainable: Trainable, context: Context) -> tuple[_People, _People, dict[str, Any]]:
+    """Open the views and hand out training and validation rows; test rows stay here.
+
+    A stage with labels gets the training people whose label lies in its fraction; numbers that are
+    not 0/1 are z-scored with those people's mean and SD.
+    """
+    cohort = CohortData(context.open(trainable.cohort))
+    views = {name: open_view(view, context) for name, view in trainable.views().items()}
+    table = trainable.labels(cohort)
+    validation = cohort.rows("validation")
+    if table is None:
+        return _People(views, cohort.rows("train"), None), _People(views, validation, None), {}
+    train = cohort.labelled(trainable.seed, trainable.fraction)
+    values = table.to_numpy(np.float64)
+    train = train[np.isfinite(values[train]).any(axis=1)]
+    validation = validation[np.isfinite(values[validation]).any(axis=1)]
+    observed = values[train]
+    binary = np.isin(observed[np.isfinite(observed)], (0, 1)).all()
+    mean = np.zeros(values.shape[1]) if binary else np.nanmean(observed, axis=0)
+    deviation = np.ones(values.shape[1]) if binary else np.nanstd(observed, axis=0)
+    values = (values - mean) / np.maximum(deviation, 1e-12)
+    scaling = {
+        "targets": list(table.columns),
+        "mean": mean.tolist(),
+        "deviation": deviation.tolist(),
+        "positive_share": np.nanmean(observed, axis=0).tolist() if binary else None,
+    }
+    return (
+        _People(views, train, values[train]),
+        _People(views, validation, values[validation]),
+        scaling,
+    )
+
+
+class _Order:
+    """Which people make up the batch of a step: one shuffle after another, without end."""
+
+    def __init__(self, digest: str, people: int, size: int) -> None:
+        self.digest, self.people, self.size = digest, people, size
+        self._shuffles: dict[int, np.ndarray] = {}
+
+    def at(self, step: int) -> np.ndarray:
+        place = np.arange(step * self.size, (step + 1) * self.size)
+        passes, index = np.divmod(place, self.people)
+        return np.array(
+            [self._shuffle(p)[i] for p, i in zip(passes.tolist(), index.tolist(), strict=True)]
+        )
+
+    def _shuffle(self, number: int) -> np.ndarray:
+        if number not in self._shuffles:
+            self._shuffles = {n: s for n, s in self._shuffles.items() if n == number - 1}
+            generator = np.random.default_rng(_seed(self.digest, "order", number))
+            self._shuffles[number] = generator.permutation(self.people)
+        return self._shuffles[number]
+
+
+def _schedule(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    rise = warmup * total
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, total - rise)))
+
+
+def _decayed(encoders: Encoders, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: not on biases, norms and learned tokens."""
+    matrices, others = [], []
+    for parameter in encoders.parameters():
+        if parameter.requires_grad:
+            flat = sum(n > 1 for n in parameter.shape) < 2
+            (others if flat else matrices).append(parameter)
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others}]
+
+
+def _seed(*parts: Any) -> int:
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _reseed(*parts: Any) -> None:
+    torch.manual_seed(_seed(*parts))
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    """Replace a file in one step: a kill leaves the old one or the new one."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""From features to numbers one can believe: heads, metrics, statistics, retrieval."""

@@ -1,0 +1,144 @@
+"""The ``finetune`` head: the whole encoder trained on the task's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from benchmark.api import Batch, Context, Method, Predictions, Task, Trainable, View
+from benchmark.cohorts.cohort import CohortData
+from benchmark.evaluation.heads import record_fit, save_predictions, test_predictions
+from benchmark.stage import UNSET, Stage
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmark.encoders import Encoders
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune(Trainable):
+    """Encoder, attention pooling and a linear layer, trained together on all targets of a task.
+
+    Pooling as MMCL's (Turgut et al. 2025): one multi-head attention whose query is the mean patch
+    token and whose keys and values are the patch tokens, then a layer norm. Loss: class-weighted
+    cross-entropy, or mean squared error of z-scored targets; missing targets are left out.
+    The round with the best validation loss is kept.
+    """
+
+    method: Method
+    task: Task
+    fraction: float = UNSET
+    modality: ClassVar[str] = "ecg"
+
+    @property
+    def label(self) -> str:
+        """Say what is fine-tuned on what."""
+        return f"FineTune of {self.method.label} on {self.task.name} {self.fraction:g}"
+
+    def views(self) -> dict[str, View]:
+        """Read what the method's ECG encoder reads."""
+        return {"ecg": self.method.views()["ecg"]}
+
+    def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
+        """Make the method's encoder with pooling and an output per target."""
+        from benchmark.encoders import Encoders
+
+        encoder = self.method.build(shapes).ecg
+        return Encoders(ecg=encoder, output=_output(encoder.width, len(self.task.target_names)))
+
+    def initial_weights(self) -> dict[str, Stage]:
+        """Start from the method's encoder."""
+        return {"ecg": self.method}
+
+    def labels(self, cohort: Any) -> Any:
+        """Train on the task's targets."""
+        return self.task.targets(cohort)
+
+    def fit(self, encoders: Encoders, people: Any) -> None:
+        """Set the weight of a positive to negatives per positive, at most 100."""
+        if self.task.kind == "classification":
+            import torch
+
+            share = np.nanmean(people.labels, axis=0).clip(1e-9, 1)
+            weight = ((1 - share) / share).clip(1, 100)
+            encoders.output.positive_weight.copy_(torch.from_numpy(weight))
+
+    def loss(self, encoders: Encoders, batch: Batch) -> dict[str, torch.Tensor]:
+        """Cross-entropy or squared error over the observed targets."""
+        import torch.nn.functional as F  # noqa: N812
+
+        output = encoders.output(encoders.ecg(self.method.ecg_input(batch)).tokens)
+        observed = batch.labels.isfinite()
+        target = batch.labels.nan_to_num()
+        if self.task.kind == "classification":
+            weight = encoders.output.positive_weight
+            # Divided by the total weight: the loss of a coin is log 2 whatever the prevalence.
+            importance = observed * (1 + target * (weight - 1))
+            error = F.binary_cross_entropy_with_logits(output, target, reduction="none")
+        else:
+            importance = observed.float()
+            error = (output - target).square()
+        return {"supervised": (error * importance).sum() / importance.sum().clamp(min=1)}
+
+    def predictions(self, folder: Path, cohort: CohortData) -> Predictions:
+        """Return targets and predictions of the test people."""
+        return test_predictions(self.task, folder, cohort)
+
+    def run(self, context: Context) -> None:
+        """Train, then predict validation and test from the reloaded best round."""
+        import json
+
+        import torch
+
+        from benchmark.engine.training import as_input, load_encoders, open_view
+
+        context.train(self)
+        encoders = load_encoders(self, context.out).to(context.device)
+        cohort = CohortData(context.open(self.cohort))
+        view = self.views()["ecg"]
+        array = open_view(view, context)
+        scaling = json.loads((context.out / "history.json").read_text())
+
+        def predict(rows: np.ndarray) -> np.ndarray:
+            out = []
+            with torch.no_grad():
+                for start in range(0, len(rows), 256):
+                    x = as_input(array[rows[start : start + 256]]).to(context.device)
+                    pooled = [
+                        encoders.output.pool(encoders.ecg(x[..., crop]).tokens)
+                        for crop in view.crops() or (slice(None),)
+                    ]
+                    out.append(encoders.output.linear(torch.stack(pooled).mean(0)).cpu().numpy())
+            values = np.concatenate(out).astype(np.float64)
+            return values * scaling["deviation"] + scaling["mean"]
+
+        save_predictions(context, predict(cohort.rows("validation")), predict(cohort.rows("test")))
+        record_fit(context, self.task.targets(cohort), cohort.labelled(self.seed, self.fraction))
+
+
+def _output(width: int, targets: int) -> torch.nn.Module:
+    import torch
+    from torch import nn
+
+    class AttentionPooledOutput(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(width, max(1, width // 64), batch_first=True)
+            self.norm = nn.LayerNorm(width)
+            self.linear = nn.Linear(width, targets)
+            self.register_buffer("positive_weight", torch.ones(targets))
+
+        def pool(self, tokens: torch.Tensor) -> torch.Tensor:
+            query = tokens.mean(1, keepdim=True)
+            pooled, _ = self.attention(query, tokens, tokens, need_weights=False)
+            return self.norm(pooled[:, 0])
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.linear(self.pool(tokens))
+
+    return AttentionPooledOutput()

@@ -1,0 +1,146 @@
+"""From predictions to scores: the one place where the test split is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmark.api import Context, Metric, Predictions
+from benchmark.cohorts.cohort import CohortData
+from benchmark.evaluation.metrics import MedianRank, bootstrap_median_rank
+from benchmark.stage import Stage
+
+MEAN = "mean"
+ENDPOINT_REPLICATES = range(5)
+ENDPOINT_TEST_POSITIVES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Stage):
+    """Score one head's predictions for every target and metric.
+
+    ``head`` is any stage with a cohort, a task, a fraction and ``predictions``. Leaves
+    ``score.json``, a list of cells, and ``influence.npy`` (test people, cells), plus for the
+    median rank ``median_draws.npy`` (draws, targets and mean). The target ``mean`` averages over
+    targets.
+    """
+
+    head: Stage
+    metrics: tuple[Metric, ...]
+
+    @property
+    def label(self) -> str:
+        """Say which head is scored."""
+        return f"Score of {self.head.label}"
+
+    @property
+    def group(self) -> str:
+        """List scores together."""
+        return "Score"
+
+    def run(self, context: Context) -> None:
+        """Compute point values, influence values and who counts."""
+        head, task = self.head, self.head.task
+        cohort = CohortData(context.open(head.cohort))
+        folder = context.open(head)
+        predictions = head.predictions(folder, cohort)
+        counts: dict[str, Any] = {}
+        if (folder / "fit.json").exists():
+            counts = json.loads((folder / "fit.json").read_text())
+        endpoint = task.target_names
+        if task.kind == "classification":
+            endpoint = endpoint_targets(task, cohort, head.fraction)
+        cells: list[dict[str, Any]] = []
+        columns: list[np.ndarray] = []
+        for metric in self.metrics:
+            if metric.name.endswith("+self") and "hits+self" not in predictions.arrays:
+                continue
+            theta, psi = metric.influence(predictions)
+            chance = metric.chance(predictions)
+            block = [
+                _cell(predictions, metric, t, theta[t], chance[t], counts, task)
+                for t in range(len(task.target_names))
+            ]
+            block.append(_mean_cell(block, endpoint, metric))
+            chosen = [task.target_names.index(name) for name in endpoint]
+            columns += [*psi.T, psi[:, chosen].mean(1) if chosen else np.full(len(psi), np.nan)]
+            cells += block
+            if isinstance(metric, MedianRank):
+                key = "rank+self" if metric.own else "rank"
+                draws = bootstrap_median_rank(predictions.arrays[key])
+                draws = np.column_stack([draws, draws.mean(1)])
+                np.save(context.out / f"draws_{metric.name}.npy", draws.astype(np.float32))
+        np.save(context.out / "influence.npy", np.stack(columns, axis=1))
+        record = {"cells": cells, "endpoint": list(endpoint), "people": len(columns[0])}
+        if (folder / "ties.npy").exists():
+            record["ties"] = int(np.load(folder / "ties.npy"))
+        (context.out / "score.json").write_text(json.dumps(record, indent=1))
+
+
+def endpoint_targets(task: Any, cohort: CohortData, fraction: float) -> tuple[str, ...]:
+    """Return the diseases that enter the mean AUROC at a fraction.
+
+    At least 20 positives in the test split, and at least ``minimum_training`` in the label
+    fraction of each of replicates 0-4: a list fixed by the cohort, the same for every method.
+    """
+    table = task.targets(cohort)
+    test = table.iloc[cohort.rows("test")]
+    kept = [n for n in task.target_names if (test[n] == 1).sum() >= ENDPOINT_TEST_POSITIVES]
+    for replicate in ENDPOINT_REPLICATES:
+        labelled = table.iloc[cohort.labelled(replicate, fraction)]
+        kept = [n for n in kept if (labelled[n] == 1).sum() >= task.minimum_training]
+    return tuple(kept)
+
+
+def _cell(
+    predictions: Predictions,
+    metric: Metric,
+    t: int,
+    theta: float,
+    chance: float,
+    counts: dict[str, Any],
+    task: Any,
+) -> dict[str, Any]:
+    name = task.target_names[t]
+    cell: dict[str, Any] = {"target": name, "metric": metric.name, "status": "ok"}
+    if task.kind == "retrieval":
+        key = "rank+self" if metric.name.endswith("+self") else "rank"
+        matches = predictions.arrays[key.replace("rank", "matches")][:, t]
+        cell["n"] = cell["n_min"] = int(np.isfinite(matches).sum())
+        cell["without_match"] = int((matches == 0).sum())
+    else:
+        target = predictions.arrays["target"][:, t]
+        cell["n"] = cell["n_min"] = int(np.isfinite(target).sum())
+        trained = counts[name]["people"]
+        if task.kind == "classification":
+            cell["positives"] = int((target == 1).sum())
+            cell["n_min"] = min(cell["positives"], cell["n"] - cell["positives"])
+            trained = counts[name]["positives"]
+            if cell["positives"] < 10:
+                cell["status"] = "too few positives"
+        if trained < task.minimum_training:
+            cell["status"] = "not estimable"
+        cell["training"] = trained
+    if not math.isfinite(theta):
+        cell["status"] = "not estimable"
+    return cell | {"theta": _number(theta), "chance": _number(chance)}
+
+
+def _mean_cell(block: list[dict[str, Any]], endpoint: tuple[str, ...], metric: Metric) -> dict:
+    members = [cell for cell in block if cell["target"] in endpoint]
+    ok = bool(members) and all(cell["status"] == "ok" for cell in members)
+    mean = {"target": MEAN, "metric": metric.name, "status": "ok" if ok else "not estimable"}
+    for key in ("theta", "chance"):
+        mean[key] = float(np.mean([cell[key] for cell in members])) if ok else None
+    mean["n"] = max((cell["n"] for cell in members), default=0)
+    mean["n_min"] = min((cell["n_min"] for cell in members), default=0)
+    mean["members"] = [cell["target"] for cell in members]
+    return mean
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,329 @@
+"""Intervals and paired tests that count test people and training replicates.
+
+A column is one method and one replicate s of its training: a metric theta_s on the test set and
+one influence value psi_is per test person, so that ``psi.T @ psi / N**2`` is the covariance of the
+columns due to the people. Two variance components follow without resampling:
+
+    v_subj = w' Gamma w          the people's share, of the mean over replicates
+    s2     = variance of theta over replicates: replicate effect plus replicate-by-person noise
+    e2     = mean diagonal - mean off-diagonal of Gamma: that noise alone
+    sigma2 = max(0, s2 - e2)     the replicate effect
+    v      = v_subj + sigma2 / S
+    v_rest = max(0, v - s2 / S)  (v where sigma2 is 0)
+    nu     = v**2 / ((s2 / S)**2 / (S - 1) + v_rest**2 / (n_min - 1))  (Satterthwaite 1946)
+
+and the interval is value +- t_nu(.975) sqrt(v). For the AUROC v_subj is DeLong's variance
+(DeLong et al., Biometrics 44:837, 1988). A t test over replicates alone would leave out the
+people, whose noise all replicates share.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+Scale = Literal["raw", "logit", "fisher"]
+
+
+@dataclass(frozen=True)
+class Components:
+    """Variance components of one set of replicates; NaN where one replicate cannot tell.
+
+    Attributes
+    ----------
+    value
+        Mean of the metric over replicates.
+    v_subj
+        Variance of ``value`` due to the test people.
+    s2, e2, sigma2
+        Variance over replicates, the part of it that is noise of the people, and the rest.
+    replicates, n
+        S and N.
+    """
+
+    value: float
+    v_subj: float
+    s2: float
+    e2: float
+    sigma2: float
+    replicates: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One method's metric with its 95% interval, its components and degrees of freedom ``nu``."""
+
+    value: float
+    lo: float
+    hi: float
+    v_subj: float
+    s2: float
+    e2: float
+    sigma2: float
+    v: float
+    nu: float
+    replicates: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Difference A - B with its 95% interval and two-sided ``p``; components of the difference."""
+
+    difference: float
+    lo: float
+    hi: float
+    v_subj: float
+    s2: float
+    e2: float
+    sigma2: float
+    v: float
+    nu: float
+    p: float
+    replicates: int
+    n: int
+
+
+def components(theta: np.ndarray, psi: np.ndarray) -> Components:
+    """Split the variance of a mean over replicates into people and replicates.
+
+    Parameters
+    ----------
+    theta
+        (S,) metric per replicate.
+    psi
+        (N, S) influence value per test person and replicate.
+
+    Raises
+    ------
+    ValueError
+        When the shapes do not fit or a value is not finite.
+    """
+    theta = np.atleast_1d(np.asarray(theta, float))
+    psi = np.asarray(psi, float)
+    if theta.ndim != 1 or psi.ndim != 2 or psi.shape[1] != theta.size or not psi.size:
+        raise ValueError(f"theta {theta.shape} and psi {psi.shape} are not (S,) and (N, S)")
+    if not (np.isfinite(theta).all() and np.isfinite(psi).all()):
+        raise ValueError("theta and psi must be finite; a cell that is not estimable has no test")
+    n, s = psi.shape
+    # Gamma itself (S x S) is all that is needed of N people.
+    gamma = psi.T @ psi / n**2
+    if s == 1:
+        unknown = math.nan
+        return Components(theta[0].item(), gamma[0, 0].item(), unknown, unknown, unknown, 1, n)
+    diagonal = np.trace(gamma) / s
+    off_diagonal = (gamma.sum() - np.trace(gamma)) / (s * (s - 1))
+    s2 = theta.var(ddof=1).item()
+    e2 = (diagonal - off_diagonal).item()
+    return Components(theta.mean().item(), gamma.mean().item(), s2, e2, max(0.0, s2 - e2), s, n)
+
+
+def _variance(v_subj: float, parts: Sequence[Components], n_min: int) -> tuple[float, float]:
+    """Return (v, nu) of a contrast whose replicates enter through ``parts``."""
+    parts = [part for part in parts if part.replicates > 1 and part.sigma2 > 0]
+    v = v_subj + sum(part.sigma2 / part.replicates for part in parts)
+    if v <= 0:
+        return 0.0, n_min - 1.0
+    rest = max(0.0, v - sum(part.s2 / part.replicates for part in parts))
+    spread = rest**2 / (n_min - 1) if n_min > 1 else math.inf
+    spread += sum((p.s2 / p.replicates) ** 2 / (p.replicates - 1) for p in parts)
+    # No people to count on leaves no degrees of freedom: the caller's interval becomes NaN.
+    return v, v**2 / spread if spread > 0 else math.inf
+
+
+def estimate(theta: np.ndarray, psi: np.ndarray, n_min: int, scale: Scale = "raw") -> Estimate:
+    """Estimate one method's metric as the mean over its replicates.
+
+    Parameters
+    ----------
+    theta
+        (S,) metric per replicate; with S = 1 the interval covers the people only.
+    psi
+        (N, S) influence values.
+    n_min
+        People the estimate hinges on: the smaller class for AUROC, N otherwise. Below 2 the
+        interval is NaN.
+    scale
+        Scale on which the interval is symmetric: ``logit`` for AUROC, ``fisher`` for r.
+    """
+    parts = components(theta, psi)
+    v, nu = _variance(parts.v_subj, [parts], n_min)
+    lo, hi = _interval(parts.value, v, nu, scale)
+    return Estimate(
+        value=parts.value,
+        lo=lo,
+        hi=hi,
+        v_subj=parts.v_subj,
+        s2=parts.s2,
+        e2=parts.e2,
+        sigma2=parts.sigma2,
+        v=v,
+        nu=nu,
+        replicates=parts.replicates,
+        n=parts.n,
+    )
+
+
+def _interval(value: float, v: float, nu: float, scale: Scale) -> tuple[float, float]:
+    if not nu > 0:
+        return math.nan, math.nan
+    half = stats.t.ppf(0.975, nu).item() * math.sqrt(v)
+    if half == 0:
+        return value, value
+    # The delta method divides by the slope, which is 0 at the bounds, where v is 0 too: keeping
+    # off them by less than can be printed avoids the division without moving the interval.
+    if scale == "logit":
+        p = min(max(value, 1e-12), 1 - 1e-12)
+        centre, half = math.log(p / (1 - p)), half / (p * (1 - p))
+        return _expit(centre - half), _expit(centre + half)
+    if scale == "fisher":
+        r = min(max(value, -1 + 1e-12), 1 - 1e-12)
+        centre, half = math.atanh(r), half / (1 - r**2)
+        return math.tanh(centre - half), math.tanh(centre + half)
+    return value - half, value + half
+
+
+def _expit(x: float) -> float:
+    return 0.5 * (1 + math.tanh(x / 2))
+
+
+def compare(
+    theta_a: np.ndarray,
+    psi_a: np.ndarray,
+    theta_b: np.ndarray,
+    psi_b: np.ndarray,
+    n_min: int,
+    paired: bool = True,
+) -> Comparison:
+    """Test A = B on the same test people.
+
+    Parameters
+    ----------
+    theta_a, theta_b
+        (S,) metric per replicate.
+    psi_a, psi_b
+        (N, S) influence values of the same people in the same order.
+    n_min
+        As in `estimate`.
+    paired
+        True when replicate s shares something between the methods (label subset, pretrained
+        parts): the columns are subtracted first and the differences have one s2 and e2. False
+        adds the two methods' own replicate variances; s2, e2 and sigma2 are then their sums.
+
+    Raises
+    ------
+    ValueError
+        When the people differ in number, or paired replicates do.
+    """
+    theta_a, theta_b = (np.atleast_1d(np.asarray(t, float)) for t in (theta_a, theta_b))
+    psi_a, psi_b = (np.asarray(p, float) for p in (psi_a, psi_b))
+    if psi_a.shape[0] != psi_b.shape[0]:
+        raise ValueError(f"{psi_a.shape[0]} and {psi_b.shape[0]} people: not one test set")
+    if paired:
+        if psi_a.shape != psi_b.shape or theta_a.shape != theta_b.shape:
+            raise ValueError("a paired comparison needs the same replicates of both methods")
+        parts = [components(theta_a - theta_b, psi_a - psi_b)]
+        difference, v_subj = parts[0].value, parts[0].v_subj
+    else:
+        parts = [components(theta_a, psi_a), components(theta_b, psi_b)]
+        difference = parts[0].value - parts[1].value
+        both = psi_a.mean(axis=1) - psi_b.mean(axis=1)
+        v_subj = float(both @ both) / both.size**2
+    v, nu = _variance(v_subj, parts, n_min)
+    lo, hi = _interval(difference, v, nu, "raw")
+    if not nu > 0:
+        p = math.nan
+    elif v > 0:
+        p = 2 * stats.t.sf(abs(difference) / math.sqrt(v), nu).item()
+    else:
+        p = 0.0 if difference else 1.0
+    return Comparison(
+        difference=difference,
+        lo=lo,
+        hi=hi,
+        v_subj=v_subj,
+        s2=sum(part.s2 for part in parts),
+        e2=sum(part.e2 for part in parts),
+        sigma2=sum(part.sigma2 for part in parts),
+        v=v,
+        nu=nu,
+        p=p,
+        replicates=min(part.replicates for part in parts),
+        n=parts[0].n,
+    )
+
+
+def resolvable_difference(v: float, nu: float, power: float = 0.8) -> float:
+    """Smallest true difference found with this power by the two-sided 5% test."""
+    if not nu > 0:
+        return math.nan
+    return float((stats.t.ppf(0.975, nu) + stats.t.ppf(power, nu)) * math.sqrt(v))
+
+
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Adjust p-values for their number (Holm, Scand. J. Statist. 6:65, 1979).
+
+    Without the running maximum a larger p could come out smaller than a smaller one.
+    """
+    p = np.asarray(p, float)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, stepped)
+    return adjusted
+
+
+def letters(order: Sequence[str], significant: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Compact letter display: two names share a letter exactly when they do not differ.
+
+    Insert-and-absorb (Piepho, J. Comput. Graph. Stat. 13:456, 2004).
+
+    Parameters
+    ----------
+    order
+        Names from best to worst; letters are given out in this order.
+    significant
+        Pairs of names that differ, in either direction.
+    """
+    groups = [frozenset(order)]
+    for a, b in significant:
+        split = [g for g in groups if not {a, b} <= g]
+        split += [g - {x} for g in groups if {a, b} <= g for x in (a, b)]
+        # Absorb: a group inside another says nothing of its own.
+        groups = [g for g in dict.fromkeys(split) if not any(g < other for other in split)]
+    place = {name: i for i, name in enumerate(order)}
+    groups.sort(key=lambda group: sorted(place[name] for name in group))
+    shown = dict.fromkeys(order, "")
+    for i, group in enumerate(groups):
+        letter = string.ascii_letters[i] if i < len(string.ascii_letters) else f"({i})"
+        for name in group:
+            shown[name] += letter
+    return shown
+
+
+def rank_intervals(
+    names: Sequence[str], better: Iterable[tuple[str, str]]
+) -> dict[str, tuple[int, int]]:
+    """Ranks each name can have: [1 + number better, k - number worse].
+
+    Parameters
+    ----------
+    names
+        The k names that are ranked.
+    better
+        (winner, loser) pairs that differ significantly; a pair never compared is not among them
+        and widens the intervals.
+    """
+    above = dict.fromkeys(names, 0)
+    below = dict.fromkeys(names, 0)
+    for winner, loser in set(better):
+        above[loser] += 1
+        below[winner] += 1
+    return {name: (1 + above[name], len(names) - below[name]) for name in names}

@@ -1,0 +1,1 @@
+"""What leaves the house: aggregate rows and the boards rendered from them."""

@@ -1,0 +1,393 @@
+"""Aggregate results as files: one JSON per method and task, safe to publish.
+
+A file is ``<cohort>[-<preset>]-<scale>/<track>/<task>/<method>.json``:
+
+    {"method", "task", "cohort", "preset", "scale", "track", "role", "uses_labels",
+     "rows": [{"head", "modality", "target", "metric", "fraction", "result", "run"}],
+     "versus": [{"head", "modality", "target", "metric", "fraction", "other", ...}]}
+
+``result`` and ``versus`` follow from the scores alone and so are equal wherever those are; ``run``
+tells what it cost (`RUN_FIELDS`). Nothing in a file is about one person.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.api import UserError
+from benchmark.evaluation.statistics import Scale, compare, estimate, resolvable_difference
+
+KEY = ("head", "modality", "target", "metric", "fraction")
+FILE_FIELDS = (
+    "method",
+    "task",
+    "cohort",
+    "preset",
+    "scale",
+    "track",
+    "role",
+    "uses_labels",
+)
+RUN_FIELDS = (
+    "pretraining_seconds",
+    "embedding_seconds",
+    "head_seconds",
+    "peak_memory_bytes",
+    "device",
+    "git_sha",
+)
+OK, NOT_ESTIMABLE = "ok", "not estimable"
+ONE_CHECKPOINT = "one checkpoint"
+MINIMUM_POSITIVES = 10  # no interval below
+UNDERPOWERED = 50  # positives below which a missing difference says little
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """All that is known of one method, head, modality, target, metric and fraction.
+
+    Attributes
+    ----------
+    method, head, modality, target, metric, fraction
+        What was scored; ``target`` is ``mean`` for the mean over ``targets``.
+    task_version, cohort_fingerprint, recipe_digest
+        What makes rows comparable: the recipe digest leaves seed and fraction out.
+    status
+        ``ok``, or in words why there is no number.
+    replicates
+        The replicate integers, ascending, aligned with ``theta`` and ``score_digests``.
+    theta
+        (S,) metric per replicate.
+    psi
+        (N, S) influence values of the test people; None where undefined (median rank).
+        Individual-level: never written.
+    interval
+        The 95% interval where psi is None.
+    score_digests
+        Digest of each replicate's score stage.
+    scale
+        Scale of the interval, as the metric declares it.
+    n, positives
+        Test people scored, and positives among them for classification.
+    n_min
+        People the estimate hinges on; by default the smaller class, else n. For a mean over
+        targets the smallest of theirs.
+    unmatched, ties
+        Retrieval: queries without any match, and queries whose k best a tie decided.
+    """
+
+    method: str
+    head: str
+    modality: str
+    target: str
+    metric: str
+    fraction: float
+    task_version: int
+    cohort_fingerprint: str
+    recipe_digest: str
+    status: str = OK
+    replicates: tuple[int, ...] = ()
+    theta: np.ndarray | None = None
+    psi: np.ndarray | None = None
+    interval: tuple[float, float] | None = None
+    score_digests: tuple[str, ...] = ()
+    scale: Scale = "raw"
+    higher_is_better: bool = True
+    n: int | None = None
+    positives: int | None = None
+    n_min: int | None = None
+    chance: float | None = None
+    targets: tuple[str, ...] | None = None
+    unmatched: int | None = None
+    ties: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.theta is None:
+            if self.status == OK:
+                raise ValueError("a cell without values needs a status that says why")
+            return
+        lengths = {len(self.replicates), len(self.theta), len(self.score_digests)}
+        if self.psi is not None:
+            lengths.add(self.psi.shape[1])
+        if len(lengths) > 1:
+            raise ValueError("replicates, theta, psi and score digests differ in number")
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a number: in every replicate, or the mean would be of fewer."""
+        return self.status == OK and bool(np.isfinite(self.theta).all())
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the sorted score digests: which replicates these numbers are made of."""
+        return hashlib.sha256("\n".join(sorted(self.score_digests)).encode()).hexdigest()
+
+    @property
+    def smallest(self) -> int:
+        """People the estimate hinges on."""
+        if self.n_min is not None:
+            return self.n_min
+        if self.positives is None:
+            return self.n
+        return min(self.positives, self.n - self.positives)
+
+
+def row_of(cell: Cell, run: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the publishable row of a cell; ``run`` is kept apart and may hold `RUN_FIELDS`."""
+    result: dict[str, Any] = {
+        "status": cell.status,
+        "value": None,
+        "lo": None,
+        "hi": None,
+        "se": None,
+        "values": [],
+        "replicates": len(cell.score_digests),
+        "seeds": list(cell.replicates),
+        "v_subj": None,
+        "s2": None,
+        "e2": None,
+        "sigma2": None,
+        "v": None,
+        "nu": None,
+        "resolvable": None,
+        "n": cell.n,
+        "positives": cell.positives,
+        "chance": cell.chance,
+        "higher_is_better": cell.higher_is_better,
+        "notes": [],
+        "digest": cell.digest,
+        "recipe_digest": cell.recipe_digest,
+        "cohort_fingerprint": cell.cohort_fingerprint,
+        "task_version": cell.task_version,
+    }
+    for name in ("targets", "unmatched", "ties"):
+        if getattr(cell, name) is not None:
+            result[name] = getattr(cell, name)
+    if cell.usable:
+        result |= _numbers(cell)
+        result["notes"] = _notes(cell)
+    elif cell.status == OK:
+        result["status"] = NOT_ESTIMABLE
+    key = {name: getattr(cell, name) for name in KEY}
+    return _plain({**key, "result": result, "run": dict(run or {})})
+
+
+def _numbers(cell: Cell) -> dict[str, Any]:
+    theta = np.asarray(cell.theta, float)
+    numbers: dict[str, Any] = {"value": theta.mean().item(), "values": theta.tolist()}
+    if cell.psi is None:
+        numbers["lo"], numbers["hi"] = cell.interval or (None, None)
+        return numbers
+    if not np.isfinite(cell.psi).all():
+        return numbers
+    e = estimate(theta, cell.psi, cell.smallest, cell.scale)
+    numbers |= {name: getattr(e, name) for name in ("v_subj", "s2", "e2", "sigma2", "v", "nu")}
+    numbers["se"] = math.sqrt(e.v)
+    numbers["resolvable"] = resolvable_difference(e.v, e.nu)
+    if cell.positives is None or cell.positives >= MINIMUM_POSITIVES:
+        numbers["lo"], numbers["hi"] = e.lo, e.hi
+    return numbers
+
+
+def _notes(cell: Cell) -> list[str]:
+    notes = [ONE_CHECKPOINT] if len(cell.replicates) == 1 else []
+    if cell.positives is not None and cell.positives < MINIMUM_POSITIVES:
+        notes.append(f"fewer than {MINIMUM_POSITIVES} positives: no interval")
+    elif cell.positives is not None and cell.positives < UNDERPOWERED:
+        notes.append(f"underpowered: fewer than {UNDERPOWERED} positives")
+    return notes
+
+
+def versus_of(a: Cell, b: Cell) -> dict[str, Any] | None:
+    """Compare two methods on the replicates both have; None where there is nothing to compare.
+
+    Shared stages and label subsets tie replicate r of one method to replicate r of the other, so
+    the differences per replicate are what is tested. The entry belongs into the file of ``a``.
+
+    Raises
+    ------
+    ValueError
+        When the two are not the same target, metric, fraction, cohort and task version.
+    """
+    for name in ("target", "metric", "fraction", "task_version", "cohort_fingerprint"):
+        if getattr(a, name) != getattr(b, name):
+            raise ValueError(f"{a.method} and {b.method} differ in {name}: nothing to compare")
+    if not (a.usable and b.usable) or a.psi is None or b.psi is None:
+        return None
+    common = sorted(set(a.replicates) & set(b.replicates))
+    if not common or not (np.isfinite(a.psi).all() and np.isfinite(b.psi).all()):
+        return None
+    ia = [a.replicates.index(r) for r in common]
+    ib = [b.replicates.index(r) for r in common]
+    c = compare(
+        np.asarray(a.theta)[ia],
+        a.psi[:, ia],
+        np.asarray(b.theta)[ib],
+        b.psi[:, ib],
+        min(a.smallest, b.smallest),
+    )
+    entry = {name: getattr(a, name) for name in KEY}
+    entry |= {"other": b.method, "other_head": b.head, "other_modality": b.modality}
+    entry |= {"digest": a.digest, "other_digest": b.digest}
+    fields = ("replicates", "difference", "lo", "hi", "v_subj", "s2", "e2", "sigma2", "v", "nu")
+    entry |= {name: getattr(c, name) for name in (*fields, "p")}
+    return _plain(entry)
+
+
+def merge(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
+    """Put new rows into a file.
+
+    Between rows of one recipe digest, task version and cohort fingerprint, fewer replicates never
+    replace more; a changed recipe always replaces. Comparisons stay while the row they are about
+    does. Beside the newest comparison with a method an older one is kept that has more replicates
+    in common, since either may be the one that fits the other method's file.
+    """
+    if old is None:
+        return _sorted(new)
+    for name in ("method", "task", "cohort", "preset", "scale", "track"):
+        if old.get(name) != new.get(name):
+            raise ValueError(f"rows of another {name}: {old.get(name)!r} and {new.get(name)!r}")
+    rows = {_key(row): row for row in old["rows"]}
+    for row in new["rows"]:
+        before = rows.get(_key(row))
+        if before is None or not _is_poorer(row["result"], before["result"]):
+            rows[_key(row)] = row
+    digests = {key: row["result"]["digest"] for key, row in rows.items()}
+    versus: dict[tuple, list[dict[str, Any]]] = {}
+    for entry in [*new["versus"], *old["versus"]]:
+        if digests.get(_key(entry)) != entry["digest"]:
+            continue
+        others = ("other", "other_head", "other_modality")
+        kept = versus.setdefault((*_key(entry), *(entry[o] for o in others)), [])
+        if not kept or (len(kept) == 1 and entry["replicates"] > kept[0]["replicates"]):
+            kept.append(entry)
+    entries = [entry for kept in versus.values() for entry in kept]
+    return _sorted({**new, "rows": list(rows.values()), "versus": entries})
+
+
+def _is_poorer(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    identity = ("recipe_digest", "task_version", "cohort_fingerprint")
+    same = all(new[name] == old[name] for name in identity)
+    return same and new["replicates"] < old["replicates"]
+
+
+def _key(row: Mapping[str, Any]) -> tuple:
+    return tuple(row[name] for name in KEY)
+
+
+def _sorted(file: Mapping[str, Any]) -> dict[str, Any]:
+    """Order the lists, so that equal contents give equal bytes."""
+
+    def order(entry: Mapping[str, Any]) -> tuple:
+        others = ("other", "other_head", "other_modality", "other_digest")
+        return (*map(str, _key(entry)), *(entry.get(o, "") for o in others))
+
+    lists = {name: sorted(file[name], key=order) for name in ("rows", "versus")}
+    return _plain({**file, **lists})
+
+
+def rows_path(root: Path, file: Mapping[str, Any]) -> Path:
+    """Return where the file of a method and task lives under ``root``."""
+    parts = [file["cohort"], file.get("preset"), file["scale"]]
+    folder = "-".join(part for part in parts if part)
+    return Path(root) / folder / file["track"] / file["task"] / f"{file['method']}.json"
+
+
+def write_rows(root: Path, new: Mapping[str, Any]) -> Path:
+    """Merge rows into their file under ``root`` and replace it at once.
+
+    Processes take turns, so that neither loses the rows of the other.
+    """
+    missing = [name for name in (*FILE_FIELDS, "rows", "versus") if name not in new]
+    if missing:
+        raise ValueError(f"a rows file needs {', '.join(missing)}")
+    path = rows_path(root, new)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _turn(path.parent):
+        old = read_file(path) if path.exists() else None
+        replace_file(path, dumps(merge(old, new)))
+    return path
+
+
+@contextlib.contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Lock the folder itself: no lock file is left behind among the published rows."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a whole file or nothing: readers see the old text until the new one is complete."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as f:
+            f.write(text)
+        Path(temporary).chmod(0o644)  # mkstemp's files are private, published ones are not
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def dumps(file: Mapping[str, Any]) -> str:
+    """Canonical text of a rows file: keys sorted, 12 significant digits, null for unknown."""
+    return json.dumps(_plain(file), indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read one rows file.
+
+    Raises
+    ------
+    UserError
+        When it is not one.
+    """
+    try:
+        file = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a rows file: {error}") from None
+    if not isinstance(file, dict) or not {*FILE_FIELDS, "rows", "versus"} <= file.keys():
+        raise UserError(f"{path} is not a rows file: fields are missing")
+    return file
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Read every rows file below a folder, in the order of their paths."""
+    return [
+        read_file(path)
+        for path in sorted(Path(folder).rglob("*.json"))
+        if not path.name.startswith(".")
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON types only; floats at 12 significant digits, not-a-number and infinity None."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, str | bool | None):
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.12g}") if math.isfinite(value) else None
+    if isinstance(value, Sequence | np.ndarray):
+        return [_plain(item) for item in value]
+    raise TypeError(f"a row cannot hold a {type(value).__name__}")

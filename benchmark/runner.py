@@ -1,0 +1,326 @@
+"""Methods x tasks x replicates x fractions -> stages -> executor -> rows and boards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from benchmark.api import Cohort, Context, Task, Trainable, UserError
+from benchmark.engine.progress import Report, Reporter, print_plan
+from benchmark.engine.store import Store
+from benchmark.registry import MethodEntry, bound, registry, suggestion, track_module
+from benchmark.stage import Stage
+
+FRACTIONS = (1.0, 0.1, 0.01)
+MOST_REPLICATES = 20
+FINETUNE_ANYWHERE = ("full",)
+"""Scales at which the finetune head runs at every fraction; elsewhere only at 1.0."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line, checked."""
+
+    methods: tuple[str, ...]
+    tasks: tuple[str, ...]
+    replicates: int = 1
+    fractions: tuple[float, ...] = FRACTIONS
+    cohort: str = "simulated"
+    preset: str = "default"
+    scale: str = "tiny"
+    track: str = "harmonised"
+
+    def __post_init__(self) -> None:
+        known = registry()
+        scales = track_module(self.track).SCALES
+        if self.scale not in scales:
+            raise UserError(f"no scale is called {self.scale!r}; {suggestion(self.scale, scales)}")
+        if not 1 <= self.replicates <= MOST_REPLICATES:
+            raise UserError(f"SEEDS is {self.replicates}; it counts from 1 to {MOST_REPLICATES}")
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise UserError(f"a label fraction lies above 0 and up to 1, not {fraction}")
+        for name in self.tasks:
+            known.task(name)
+        for name in self.methods:
+            entry = known.method(name)
+            if self.track not in entry.variant.tracks:
+                raise UserError(f"{name} is not part of the {self.track} track")
+
+    def make_cohort(self) -> Cohort:
+        """Return the cohort of this scale."""
+        return registry().cohort(self.cohort).at(self.scale, self.preset)
+
+
+def expand(names: str, kind: str) -> tuple[str, ...]:
+    """Resolve ``mae,ptacl``, ``all`` or (for methods) ``references`` into names."""
+    known = registry()
+    table = known.methods if kind == "method" else known.tasks
+    chosen: dict[str, None] = {}
+    for name in (part.strip() for part in names.split(",")):
+        if not name:
+            continue
+        if name == "all":
+            chosen.update(dict.fromkeys(table))
+        elif name == "references" and kind == "method":
+            roles = {n: e.variant.role for n, e in known.methods.items()}
+            chosen.update(dict.fromkeys(n for n, role in roles.items() if role == "reference"))
+        else:
+            (known.method if kind == "method" else known.task)(name)
+            chosen[name] = None
+    if not chosen:
+        raise UserError(f"no {kind} was named; there is {', '.join(sorted(table))}")
+    return tuple(chosen)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell block: a method under one head, modality, task, fraction and replicate."""
+
+    method: MethodEntry
+    task: Task
+    head: str
+    modality: str
+    fraction: float
+    replicate: int
+    score: Stage
+
+
+@dataclass
+class Plan:
+    """The jobs of a request, and what was asked for but does not apply."""
+
+    jobs: list[Job] = field(default_factory=list)
+    not_applicable: list[str] = field(default_factory=list)
+
+
+def plan(request: Request) -> Plan:
+    """Expand a request into jobs."""
+    result = Plan()
+    known = registry()
+    cohort = request.make_cohort()
+    for task_name in request.tasks:
+        task = known.task(task_name)
+        for method_name in request.methods:
+            entry = known.method(method_name)
+            for replicate in range(request.replicates):
+                jobs = list(jobs_of(entry, task, cohort, replicate, request))
+                result.jobs += jobs
+                if not jobs and replicate == 0:
+                    result.not_applicable.append(f"{method_name} on {task_name}")
+    return result
+
+
+def jobs_of(
+    entry: MethodEntry, task: Task, cohort: Cohort, replicate: int, request: Request
+) -> Iterator[Job]:
+    """Yield a method's jobs on one task in one replicate."""
+    from benchmark.evaluation.embed import Embed
+    from benchmark.evaluation.finetune import FineTune
+    from benchmark.evaluation.heads import LinearHead, XGBoostHead
+    from benchmark.evaluation.score import Score
+
+    unbound = entry.on_track(request.track, request.scale)
+    head = entry.cls.head or "linear"
+
+    def job(stage: Stage, head: str, modality: str, fraction: float) -> Job:
+        score = Score(head=stage, metrics=task.metrics)
+        return Job(entry, task, head, modality, fraction, replicate, score)
+
+    method = bound(unbound, cohort, replicate, task=task, fraction=1.0)
+    modality = next((m for m in ("ecg", "covariates") if m in method.modalities), None)
+    if task.predict is not None:
+        # An encoder that only exists fine-tuned has no representation to rank people by.
+        if head != "finetune" and modality:
+            embedding = Embed(method=method)
+            yield job(task.predict(embedding, modality), "none", modality, 1.0)
+            if method.two_tower:
+                yield job(task.predict(embedding, "ecg-cmr"), "none", "ecg-cmr", 1.0)
+        return
+    if modality is None:
+        return
+    for fraction in request.fractions:
+        shared = {"task": task, "fraction": fraction, "seed": replicate}
+        method = bound(unbound, cohort, replicate, task=task, fraction=fraction)
+        if head == "finetune":
+            if fraction < 1 and request.scale not in FINETUNE_ANYWHERE:
+                continue
+            recipe = track_module(request.track).finetune(request.scale)
+            stage = FineTune(method=method, cohort=cohort, recipe=recipe, **shared)
+        else:
+            kind = {"linear": LinearHead, "xgboost": XGBoostHead}[head]
+            stage = kind(embedding=Embed(method=method), modality=modality, **shared)
+        yield job(stage, head, modality, fraction)
+
+
+def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, tuple]]:
+    """Return, per method of the track, its score stages that are in the store.
+
+    They are grouped by (head, modality, fraction); replicates are taken from 0 upwards without a
+    gap, so that equal stores give equal rows. All label fractions are looked for.
+    """
+    everything = replace(request, fractions=FRACTIONS)
+    cohort = request.make_cohort()
+    found: dict[str, dict[tuple, tuple]] = {}
+    for name, entry in registry().methods.items():
+        if request.track not in entry.variant.tracks:
+            continue
+        groups: dict[tuple, tuple] = {}
+        for replicate in range(MOST_REPLICATES):
+            grown = False
+            for job in jobs_of(entry, task, cohort, replicate, everything):
+                key = (job.head, job.modality, job.fraction)
+                if len(groups.get(key, ())) == replicate and store.has(job.score.digest):
+                    groups[key] = (*groups.get(key, ()), job.score)
+                    grown = True
+            if not grown:
+                break
+        if groups:
+            found[name] = groups
+    return found
+
+
+def bring(
+    targets: Sequence[Stage],
+    store: Store,
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    reporter: Reporter | None = None,
+) -> Report:
+    """Bring stages into the store with the inline executor."""
+    from benchmark.engine.executors.inline import execute
+
+    def train(trainable: Trainable, context: Context) -> None:
+        from benchmark.engine import training  # torch, only where something is trained
+
+        training.train(trainable, context)
+
+    return execute(targets, store, train=train, device=device, workers=workers, reporter=reporter)
+
+
+def run(
+    request: Request,
+    store: Store,
+    leaderboards: Path,
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    dry_run: bool = False,
+    reporter: Reporter | None = None,
+) -> Outcome:
+    """Plan, execute, and write rows and boards.
+
+    Raises
+    ------
+    UserError
+        When nothing of what was asked for applies.
+    """
+    reporter = reporter or Reporter()
+    wanted = plan(request)
+    for text in wanted.not_applicable:
+        reporter.line(f"not applicable: {text}")
+    if not wanted.jobs:
+        raise UserError("none of the methods applies to the task: nothing to run")
+    targets = list({job.score.digest: job.score for job in wanted.jobs}.values())
+    print_plan(targets, store, reporter)
+    if dry_run:
+        return Outcome()
+    report = bring(targets, store, device=device, workers=workers, reporter=reporter)
+    boards = [write_board(request, task, store, leaderboards) for task in map(_task, request.tasks)]
+    return Outcome(report=report, boards=boards)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind; ``report`` is None for a dry run."""
+
+    report: Report | None = None
+    boards: Sequence[Path] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was asked for is there."""
+        return self.report is None or self.report.ok
+
+
+def write_board(request: Request, task: Task, store: Store, leaderboards: Path) -> Path:
+    """Write the rows of the requested methods from their scores, then render the task's board."""
+    from benchmark.reports.collect import Scored, rows_file
+    from benchmark.reports.rows import write_rows
+
+    folder = leaderboards / "rows"
+    available = {
+        name: [Scored(name, *key, scores=scores) for key, scores in groups.items()]
+        for name, groups in scored(request, store, task).items()
+    }
+    for name in request.methods:
+        if name not in available:
+            continue
+        entry = registry().method(name)
+        header = {
+            "method": name,
+            "task": task.name,
+            "cohort": request.cohort,
+            "preset": None if request.preset == "default" else request.preset,
+            "scale": request.scale,
+            "track": request.track,
+            "role": entry.variant.role,
+            "uses_labels": entry.cls().uses_labels,
+        }
+        others = [theirs for other, theirs in available.items() if other != name]
+        file = rows_file(header, available[name], others, task.primary, task.reference, store)
+        write_rows(folder, file)
+    return render_board(request, task, leaderboards)
+
+
+def render_board(request: Request, task: Task, leaderboards: Path) -> Path:
+    """Render a task's board from the rows alone; return the Markdown file."""
+    from benchmark.reports.boards import Expected, TaskInfo, render
+
+    cohort = request.make_cohort()
+    info = TaskInfo(
+        name=task.name,
+        title=task.title,
+        version=task.version,
+        simulated=cohort.simulated,
+        primary=task.primary,
+        reference=task.reference,
+        methods=tuple(
+            Expected(
+                name=name,
+                role=entry.variant.role,
+                uses_labels=entry.cls().uses_labels,
+                modalities=_scored_modalities(entry, task, request),
+            )
+            for name, entry in registry().methods.items()
+            if request.track in entry.variant.tracks
+        ),
+        fractions=(1.0,) if task.predict is not None else FRACTIONS,
+        heads=("none",) if task.predict is not None else ("linear",),
+        fingerprint=cohort.digest,
+    )
+    name = board_folder(request)
+    rows = leaderboards / "rows" / name
+    rows.mkdir(parents=True, exist_ok=True)
+    render(rows, leaderboards / name, info)
+    return leaderboards / name / f"{task.name}.md"
+
+
+def _scored_modalities(entry: MethodEntry, task: Task, request: Request) -> tuple[str, ...]:
+    """Modalities in which a board has a place for the method."""
+    jobs = jobs_of(entry, task, request.make_cohort(), 0, request)
+    return tuple(sorted({job.modality for job in jobs}))
+
+
+def _task(name: str) -> Task:
+    return registry().task(name)
+
+
+def board_folder(request: Request) -> str:
+    """Return ``<cohort>[-<preset>]-<scale>``."""
+    parts = [request.cohort]
+    if request.preset != "default":
+        parts.append(request.preset)
+    return "-".join([*parts, request.scale])

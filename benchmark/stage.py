@@ -1,0 +1,238 @@
+"""A stage is one cached unit of work, identified by what it is made of.
+
+A stage is a frozen dataclass. Its fields are its identity, and a field that is itself a stage is
+its input. Sharing, resuming and provenance all follow from the digest defined here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from benchmark.api import Context
+
+
+class _Unset:
+    """The value of a field that the runner still has to bind (cohort, seed, task, fraction)."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+UNSET: Any = _Unset()
+
+
+class UnboundFieldError(ValueError):
+    """A digest was asked of a stage that still has an unset field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A frozen description with a digest: settings, a task, or (as `Stage`) work to be done.
+
+    ``version`` is raised by hand when the same fields start to mean another result.
+    """
+
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        # 1 and 1.0 are equal to Python but not to JSON: a float field always holds a float.
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in ("float", float) and isinstance(value, int):
+                object.__setattr__(self, field.name, float(value))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 of canonical JSON {name, version, fields}, nested specs replaced by theirs.
+
+        A stage's implied inputs enter beside its fields.
+        """
+        return self._hash(frozenset())
+
+    @functools.cached_property
+    def recipe_digest(self) -> str:
+        """Digest with ``seed`` and ``fraction`` left out at every depth: equal for replicates."""
+        return self._hash(frozenset({"seed", "fraction"}))
+
+    def _hash(self, leave_out: frozenset[str]) -> str:
+        fields = {
+            f.name: _canonical(getattr(self, f.name), f"{type(self).__name__}.{f.name}", leave_out)
+            for f in identity_fields(self)
+            if f.name not in leave_out
+        }
+        identity = {"name": type(self).__name__, "version": self.version, "fields": fields}
+        if implied := self._implied():
+            identity["inputs"] = [spec._hash(leave_out) for spec in implied]
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _implied(self) -> tuple[Spec, ...]:
+        return ()
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def describe(self) -> dict[str, Any]:
+        """Return every identity field as plain JSON, nested specs expanded (for manifests)."""
+        fields = {f.name: _plain(getattr(self, f.name)) for f in identity_fields(self)}
+        return {"name": type(self).__name__, "version": self.version, **fields}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Spec):
+    """One cached unit of work.
+
+    ``threads`` is the number of CPU threads the work is done with, the same under every executor,
+    because the order of floating-point sums depends on it.
+    """
+
+    threads: ClassVar[int] = 1
+
+    def run(self, context: Context) -> None:
+        """Do the work and leave the results as files in ``context.out``."""
+        raise NotImplementedError
+
+    def estimate(self) -> tuple[float, float]:
+        """Return the expected (seconds, bytes on disk) before anything is known from past runs."""
+        return 1.0, 1e5
+
+    def implied_inputs(self) -> tuple[Stage, ...]:
+        """Return inputs that follow from the fields instead of being one, such as views."""
+        return ()
+
+    def _implied(self) -> tuple[Spec, ...]:
+        return self.implied_inputs()
+
+    @property
+    def label(self) -> str:
+        """What a person reads in progress lines."""
+        return type(self).__name__
+
+    @property
+    def group(self) -> str:
+        """What a plan lists the stage under, together with others of its kind."""
+        return self.label
+
+    @functools.cached_property
+    def inputs(self) -> tuple[Stage, ...]:
+        """The stages this one stands on, each once: fields first, then the implied ones."""
+        found: dict[str, Stage] = {}
+        for field in identity_fields(self):
+            for stage in _stages_in(getattr(self, field.name)):
+                found.setdefault(stage.digest, stage)
+        for stage in self.implied_inputs():
+            found.setdefault(stage.digest, stage)
+        return tuple(found.values())
+
+
+def identity_fields(spec: Spec) -> list[dataclasses.Field]:
+    """Fields that make the digest: all but those declared ``metadata={"identity": False}``."""
+    return [f for f in dataclasses.fields(spec) if f.metadata.get("identity", True)]
+
+
+def has_field(spec: Spec, name: str) -> bool:
+    """Return True when the spec or any spec nested in it has an identity field of that name."""
+    if any(f.name == name for f in identity_fields(spec)):
+        return True
+    return any(
+        has_field(nested, name)
+        for f in identity_fields(spec)
+        for nested in _specs_in(getattr(spec, f.name))
+    )
+
+
+def rewrite(spec: Spec, changes: Callable[[Spec], Mapping[str, Any]]) -> Spec:
+    """Apply ``changes(spec)`` to a spec and, first, to every spec nested in its fields."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, Spec):
+            return rewrite(value, changes)
+        if isinstance(value, tuple):
+            return tuple(walk(item) for item in value)
+        return value
+
+    new = {f.name: walk(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+    new.update(changes(spec))
+    if all(new[name] is getattr(spec, name) for name in new):
+        return spec
+    return spec.replace(**new)
+
+
+def bind(spec: Spec, **values: Any) -> Spec:
+    """Fill every unset field of these names, at every depth."""
+
+    def changes(part: Spec) -> dict[str, Any]:
+        own = {f.name for f in dataclasses.fields(part) if getattr(part, f.name) is UNSET}
+        return {name: value for name, value in values.items() if name in own}
+
+    return rewrite(spec, changes)
+
+
+def topological(targets: Iterable[Stage]) -> list[Stage]:
+    """Return all stages the targets stand on, inputs before their users, each digest once."""
+    order: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.digest in order:
+            return
+        for item in stage.inputs:
+            visit(item)
+        order[stage.digest] = stage
+
+    for target in targets:
+        visit(target)
+    return list(order.values())
+
+
+def _canonical(value: Any, where: str, leave_out: frozenset[str]) -> Any:
+    if isinstance(value, Spec):
+        return value._hash(leave_out) if leave_out else value.digest
+    if value is UNSET:
+        raise UnboundFieldError(f"{where} is not set")
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, tuple):
+        return [_canonical(item, where, leave_out) for item in value]
+    raise TypeError(
+        f"{where} holds a {type(value).__name__}; a field is a spec, a tuple, a string, a finite "
+        "number, a boolean or None"
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.describe()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _specs_in(value: Any) -> Iterator[Spec]:
+    if isinstance(value, Spec):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _specs_in(item)
+
+
+def _stages_in(value: Any) -> Iterator[Stage]:
+    for spec in _specs_in(value):
+        if isinstance(spec, Stage):
+            yield spec
+        else:
+            for field in identity_fields(spec):
+                yield from _stages_in(getattr(spec, field.name))

@@ -1,0 +1,1 @@
+"""What several methods share: backbones, augmentations, losses, masked autoencoders."""

@@ -1,0 +1,91 @@
+"""Settings of the two encoders and what they look at; networks are made in `build`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmark.api import Cohort, View
+from benchmark.cohorts.views import CleanECG, MidSliceCine, ThreePhases
+from benchmark.stage import Spec
+
+if TYPE_CHECKING:
+    from methods.blocks.vit import PatchViT
+
+LEADS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class ECGViT(Spec):
+    """ECG transformer; the defaults are MMCL's (Turgut et al. 2025): 5,363,328 parameters."""
+
+    width: int = 384
+    depth: int = 3
+    heads: int = 6
+    patch: int = 100
+    rate: int = 500
+    seconds: float = 5.0
+    cls_token: bool = True
+    position_base: float = 10_000.0
+
+    @property
+    def samples(self) -> int:
+        """Samples per lead that enter the network."""
+        return round(self.rate * self.seconds)
+
+    def view(self, cohort: Cohort) -> View:
+        """Return the cleaned 10 s ECG that crops are cut from."""
+        return CleanECG(cohort=cohort, rate=self.rate, window=self.seconds)
+
+    def build(self) -> PatchViT:
+        """Make the network with fresh weights."""
+        from methods.blocks.vit import PatchViT
+
+        return PatchViT(
+            (LEADS, self.samples),
+            (1, self.patch),
+            self.width,
+            self.depth,
+            self.heads,
+            self.cls_token,
+            self.position_base,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CMRViT(Spec):
+    """Cine transformer; the defaults are PTACL's (Selivanov et al. 2025)."""
+
+    width: int = 512
+    depth: int = 4
+    heads: int = 8
+    patch: tuple[int, int, int] = (2, 12, 12)
+    frames: int = 26
+    size: int = 84
+    cls_token: bool = True
+    position_base: float = 10_000.0
+
+    @property
+    def times(self) -> int:
+        """Temporal tokens."""
+        return self.frames // self.patch[0]
+
+    def view(self, cohort: Cohort) -> View:
+        """Return the mid-slice cine; three frames mean end-diastole, between, end-systole."""
+        if self.frames == 3:
+            return ThreePhases(cohort=cohort, size=self.size)
+        return MidSliceCine(cohort=cohort, frames=self.frames, size=self.size)
+
+    def build(self) -> PatchViT:
+        """Make the network with fresh weights."""
+        from methods.blocks.vit import PatchViT
+
+        return PatchViT(
+            (self.frames, self.size, self.size),
+            self.patch,
+            self.width,
+            self.depth,
+            self.heads,
+            self.cls_token,
+            self.position_base,
+        )

@@ -1,0 +1,134 @@
+"""The harmonised track: what is the same for every method, so that only ideas are compared.
+
+One ECG cleaning and scaling (in the views), one ECG and one CMR transformer, one list of
+augmentations, and per kind of stage one batch size and number of updates. What a method is about
+stays its own: its loss, the content of its CMR view, what it freezes. Nothing here was chosen by a
+method's score on test people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.api import Method, Recipe
+from benchmark.stage import Spec
+from methods.blocks.augment import CMRAugment, ECGAugment
+from methods.blocks.backbones import CMRViT, ECGViT
+from methods.blocks.masked_autoencoder import Decoder
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes and budgets of one scale; ``recipes`` are by kind of stage."""
+
+    ecg_encoder: ECGViT
+    cmr_encoder: CMRViT
+    decoder: Decoder
+    hidden: int
+    embedding: int
+    recipes: Mapping[str, Recipe]
+
+
+# Much weaker than the papers': a small encoder under a small budget does not outgrow strong noise.
+ECG_AUGMENT = ECGAugment(jitter=0.1, jitter_amplitude=1.0, rescale=0.1)
+CMR_AUGMENT = CMRAugment()
+
+SCALES: dict[str, Scale] = {
+    "smoke": Scale(
+        ecg_encoder=ECGViT(
+            width=32, depth=2, heads=2, patch=50, rate=100, cls_token=False, position_base=100.0
+        ),
+        cmr_encoder=CMRViT(
+            width=32,
+            depth=2,
+            heads=2,
+            patch=(2, 16, 16),
+            frames=16,
+            size=48,
+            cls_token=False,
+            position_base=100.0,
+        ),
+        decoder=Decoder(width=32, depth=1, heads=2),
+        hidden=32,
+        embedding=16,
+        recipes={
+            "ecg-pretraining": Recipe(updates=24, rounds=3, batch_size=16, learning_rate=3e-3),
+            "cmr-pretraining": Recipe(updates=24, rounds=3, batch_size=16, learning_rate=3e-3),
+            "alignment": Recipe(updates=24, rounds=3, batch_size=32, learning_rate=2e-3),
+            "finetune": Recipe(updates=24, rounds=3, batch_size=32, learning_rate=1e-3),
+        },
+    ),
+    # 12 leads x 20 patches of 0.25 s and 8 x 9 patches of the cine: what two cores train in
+    # minutes. Patches of 0.5 s learn nothing here.
+    "tiny": Scale(
+        ecg_encoder=ECGViT(
+            width=64, depth=3, heads=2, patch=25, rate=100, cls_token=False, position_base=100.0
+        ),
+        cmr_encoder=CMRViT(
+            width=64,
+            depth=3,
+            heads=2,
+            patch=(2, 16, 16),
+            frames=16,
+            size=48,
+            cls_token=False,
+            position_base=100.0,
+        ),
+        decoder=Decoder(width=64, depth=1, heads=2),
+        hidden=128,
+        embedding=64,
+        recipes={
+            # The ECG autoencoder stands still for its first 400 updates: all methods share it, so
+            # it gets the largest share of the time.
+            "ecg-pretraining": Recipe(
+                updates=2800, rounds=10, batch_size=16, learning_rate=5e-3, clip_norm=3.0
+            ),
+            "cmr-pretraining": Recipe(
+                updates=900, rounds=10, batch_size=32, learning_rate=3e-3, clip_norm=3.0
+            ),
+            "alignment": Recipe(
+                updates=360, rounds=6, batch_size=64, learning_rate=2e-3, clip_norm=3.0
+            ),
+            "finetune": Recipe(
+                updates=320, rounds=8, batch_size=64, learning_rate=2e-3, clip_norm=3.0
+            ),
+        },
+    ),
+}
+
+
+def overrides(spec: Spec, scale: str) -> dict[str, Any]:
+    """Return the field values that the track fixes for one stage."""
+    if not isinstance(spec, Method):
+        return {}
+    sizes = SCALES[scale]
+    kind = getattr(spec, "kind", "")
+    fixed: dict[str, Any] = {
+        "ecg_encoder": sizes.ecg_encoder,
+        "ecg_augment": ECG_AUGMENT,
+        "cmr_augment": CMR_AUGMENT,
+        "decoder": sizes.decoder,
+        "hidden": sizes.hidden,
+        "embedding": sizes.embedding,
+        # MSE on all patches + 0.1 (1 - NCC); 80% of the ECG and 90% of the cine are hidden.
+        "mse_weight": 1.0,
+        "mask_ratio": {"ecg-pretraining": 0.8, "cmr-pretraining": 0.9}.get(kind),
+        # PTACL freezes two of its six ECG blocks; of three that is one. Two would leave a single
+        # block to train.
+        "frozen_blocks": 1,
+        "recipe": sizes.recipes.get(kind),
+    }
+    if hasattr(spec, "cmr_encoder"):
+        encoder = sizes.cmr_encoder
+        if spec.cmr_encoder.frames == 3:  # three phases as depth, one token deep each
+            encoder = encoder.replace(frames=3, patch=(1, *encoder.patch[1:]))
+        fixed["cmr_encoder"] = encoder
+    own = set(spec.__dataclass_fields__)
+    return {name: value for name, value in fixed.items() if name in own and value is not None}
+
+
+def finetune(scale: str) -> Recipe:
+    """Return the recipe of the ``finetune`` head."""
+    return SCALES[scale].recipes["finetune"]

@@ -1,0 +1,58 @@
+"""Multimodal contrastive learning of ECG and CMR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from benchmark.api import Batch, Recipe, Variant
+from benchmark.stage import Stage
+from methods.blocks.backbones import CMRViT
+from methods.blocks.bases import TwoTower
+from methods.cmr_simclr import CMRSimCLR
+from methods.mae import MAE
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmark.encoders import Encoders
+
+# End-diastole, the frame between and end-systole of the middle slice, frames as depth: every
+# harmonised CMR encoder is the same transformer, and only its patch embedding fits the view.
+THREE_PHASES = CMRViT(frames=3, patch=(1, 12, 12))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMCL(TwoTower):
+    """Masked ECG modelling and CMR SimCLR, then a CLIP loss between the pair.
+
+    Turgut et al. 2025, sections 3.1-3.3. Both encoders stay trainable. ``image_weight`` is lambda,
+    the weight of the image-anchored term. Without masked data modelling (``mmcl-wo-mdm``) the ECG
+    encoder starts from random weights; the image encoder is pretrained in both.
+    """
+
+    paper: ClassVar[str] = "Turgut et al., Medical Image Analysis 101 (2025) 103451"
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "mmcl": Variant(tracks=("harmonised",)),
+        "mmcl-wo-mdm": Variant({"ecg": None}, tracks=("harmonised",)),
+    }
+
+    ecg: Stage | None = MAE()
+    cmr: Stage = CMRSimCLR(cmr_encoder=THREE_PHASES)
+    cmr_encoder: CMRViT = THREE_PHASES
+    temperature: float = 0.1
+    image_weight: float = 0.75
+    recipe: Recipe = Recipe(epochs=300, batch_size=256, learning_rate=1e-4, weight_decay=1e-4)
+
+    def initial_weights(self) -> dict[str, Stage]:
+        """Start from masked data modelling (ECG) and SimCLR (CMR)."""
+        return {"cmr": self.cmr} if self.ecg is None else {"ecg": self.ecg, "cmr": self.cmr}
+
+    def loss(self, encoders: Encoders, batch: Batch) -> dict[str, torch.Tensor]:
+        """Equations 2-4: the two directions of the CLIP loss, weighted by lambda."""
+        from methods.blocks.losses import clip_loss
+
+        image = encoders.project_cmr(encoders.cmr(self.cmr_input(batch)).pooled)
+        ecg = encoders.project_ecg(encoders.ecg(self.ecg_input(batch)).pooled)
+        return {"clip": clip_loss(image, ecg, self.temperature, self.image_weight)}

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+
+from benchmark.api import Cohort, Stage, UserError, View
+from benchmark.cohorts import ecg, views
+from benchmark.cohorts.cohort import COVARIATES, ECG_MILLIVOLT, LEADS
+from benchmark.cohorts.recordings import read_recording
+from benchmark.cohorts.simulated import SimulatedCohort
+from benchmark.cohorts.views import (
+    BeatFeatures,
+    CleanECG,
+    Covariates,
+    MidSliceCine,
+    RPeaks,
+    ThreePhases,
+    end_systole,
+    prepare_recording,
+)
+
+EXAMPLE = Path(__file__).parent.parent / "examples/ptbdb_s0010_re/s0010_re"
+PEOPLE, SLICES, FRAMES, HEIGHT, WIDTH = 75, 3, 20, 40, 50
+SYSTOLE = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clinic(Cohort):
+    """A few people made from the example recording, shifted in time."""
+
+
+class Context:
+    device = "cpu"
+
+    def __init__(self, root: Path, cohort: Path, workers: int = 1) -> None:
+        self.out, self.resume, self.cohort, self.workers = root / "out", root / "r", cohort, workers
+        self.out.mkdir(parents=True)
+        self.resume.mkdir()
+        self.reports: list[float] = []
+        self.lost_at = np.inf
+
+    def open(self, stage: Stage) -> Path:
+        assert isinstance(stage, Cohort)
+        return self.cohort
+
+    def progress(self, done: float, total: float, unit: str = "", note: str = "") -> None:
+        assert (total, unit) == (PEOPLE, "people")
+        self.reports.append(done)
+        if done >= self.lost_at:
+            raise RuntimeError("lease lost")
+
+
+def beating_heart(size: tuple[int, int], frames: int, systole: int) -> np.ndarray:
+    """A bright disc in a dark ring that is smallest at the frame of systole."""
+    y, x = np.ogrid[: size[0], : size[1]]
+    radius = np.hypot(y - size[0] / 2, x - size[1] / 2)
+    phase = np.interp(np.arange(frames), [0, systole, frames], [0, 1, 0])
+    inner = (10 - 4 * phase)[:, None, None]
+    return np.where(radius < inner, 200, np.where(radius < 13, 70, 110)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clinic")
+    recording = read_recording(EXAMPLE)
+    half = ecg.resample(recording.ecg_mv, recording.rate, 500)
+    starts = np.linspace(0, half.shape[1] - 5000, PEOPLE).astype(int)
+    steps = np.stack([np.rint(half[:, s : s + 5000] / ECG_MILLIVOLT) for s in starts])
+    steps[5] = 0  # an electrode box that was never switched on
+    np.save(folder / "ecg.npy", steps.astype(np.int16))
+    rng = np.random.default_rng(0)
+    cine = rng.integers(0, 20, (PEOPLE, SLICES, FRAMES, HEIGHT, WIDTH)).astype(np.uint8)
+    cine[:, 1] += beating_heart((HEIGHT, WIDTH), FRAMES, SYSTOLE)
+    np.save(folder / "cine.npy", cine)
+    people = pd.DataFrame({name: rng.normal(size=PEOPLE) for name in COVARIATES})
+    people["sex"] = pd.array([1, 0, None] * (PEOPLE // 3), dtype="Int8")
+    people.insert(0, "id", [f"P{k}" for k in range(PEOPLE)])
+    people.to_parquet(folder / "people.parquet")
+    return folder
+
+
+def compute(view: View, clinic: Path, root: Path, workers: int = 1) -> np.ndarray:
+    context = Context(root, clinic, workers)
+    view.run(context)
+    assert context.reports[0] == 0
+    assert context.reports[-1] == PEOPLE
+    assert context.reports == sorted(context.reports)
+    assert [p.name for p in context.out.iterdir()] == ["array.npy"]
+    return np.load(context.out / "array.npy")
+
+
+VIEWS = [
+    CleanECG(cohort=Clinic(), rate=100),
+    CleanECG(cohort=Clinic(), rate=500),
+    CleanECG(cohort=Clinic(), rate=120, seconds=8.0, window=2.0),
+    RPeaks(cohort=Clinic()),
+    BeatFeatures(cohort=Clinic()),
+    BeatFeatures(cohort=Clinic(), rate=100),
+    MidSliceCine(cohort=Clinic()),
+    MidSliceCine(cohort=Clinic(), frames=FRAMES, size=16),
+    ThreePhases(cohort=Clinic(), size=45),
+    Covariates(cohort=Clinic()),
+]
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda v: f"{type(v).__name__}-{v.shape}")
+def test_shape_is_known_beforehand_and_workers_change_nothing(
+    view: View, clinic: Path, tmp_path: Path
+) -> None:
+    alone = compute(view, clinic, tmp_path / "1")
+    assert alone.shape == (PEOPLE, *view.shape)
+    assert alone.dtype == view.dtype
+    many = compute(view, clinic, tmp_path / "3", workers=3)
+    assert alone.tobytes() == many.tobytes()
+    seconds, size = view.estimate()
+    assert seconds > 0
+    assert size == pytest.approx(6000 * alone[0].nbytes)
+
+
+def test_killed_view_resumes_where_it_was(
+    clinic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(views, "MARK_EVERY", 0.0)
+    view = CleanECG(cohort=Clinic(), rate=100)
+    whole = compute(view, clinic, tmp_path / "whole")
+    context = Context(tmp_path / "killed", clinic)
+    context.lost_at = 2 * view.block
+    with pytest.raises(RuntimeError, match="lease lost"):
+        view.run(context)
+    assert not list(context.out.iterdir())
+    # The block of the report that raised was finished but not noted.
+    context.lost_at, context.reports = np.inf, []
+    view.run(context)
+    assert context.reports[0] == view.block
+    assert np.array_equal(np.load(context.out / "array.npy"), whole)
+    assert not list(context.resume.iterdir())
+
+
+# ------------------------------------------------------------------------------------- ECG
+
+
+def test_clean_ecg_is_standardised_in_groups(clinic: Path, tmp_path: Path) -> None:
+    x = compute(CleanECG(cohort=Clinic(), rate=100), clinic, tmp_path / "x").astype(float)
+    seen = np.delete(x, 5, axis=0)
+    for group in ecg.LEAD_GROUPS:
+        assert np.abs(seen[:, group].mean(axis=(1, 2))).max() < 1e-3
+        assert np.abs(seen[:, group].var(axis=(1, 2)) - 1).max() < 1e-3
+    assert (x[5] == 0).all()
+
+
+def test_crops_tile_the_record() -> None:
+    assert CleanECG().crops() == (slice(0, 2500), slice(2500, 5000))
+    assert CleanECG(rate=100).crops() == (slice(0, 500), slice(500, 1000))
+    assert CleanECG(rate=100, window=10.0).crops() == (slice(0, 1000),)
+    assert BeatFeatures().crops() is None
+
+
+@pytest.mark.parametrize("fields", [{"window": 11.0}, {"seconds": 12.0}, {"window": 0.0}])
+def test_impossible_windows_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="window"):
+        CleanECG(**fields)
+
+
+@pytest.mark.parametrize(
+    "view", [CleanECG(), CleanECG(rate=100), RPeaks(), BeatFeatures()], ids=lambda v: str(v.shape)
+)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_recording_is_treated_as_the_people_are(
+    view: views.ECGView, shuffle: bool, clinic: Path, tmp_path: Path
+) -> None:
+    person = 40
+    stored = compute(view.replace(cohort=Clinic()), clinic, tmp_path / "x")[person]
+    order = np.random.default_rng(0).permutation(12) if shuffle else np.arange(12)
+    steps = np.load(clinic / "ecg.npy")[person]
+    wfdb.wrsamp(
+        "rec",
+        fs=500,
+        units=["mV"] * 12,
+        sig_name=[LEADS[k].lower() for k in order],
+        d_signal=steps[order].T,
+        fmt=["16"] * 12,
+        adc_gain=[200.0] * 12,
+        baseline=[0] * 12,
+        write_dir=str(tmp_path),
+    )
+    recording = read_recording(tmp_path / "rec")
+    alone = prepare_recording(recording.ecg_mv, recording.rate, view)
+    assert alone.shape == (1, *view.shape)
+    assert alone.dtype == stored.dtype
+    assert alone.tobytes() == stored.tobytes()
+
+
+def test_recording_at_another_rate_looks_the_same() -> None:
+    recording = read_recording(EXAMPLE)
+    view = CleanECG(rate=100)
+    fast = prepare_recording(recording.ecg_mv, recording.rate, view).astype(float)
+    slow = ecg.resample(recording.ecg_mv, 1000, 400)
+    assert np.corrcoef(prepare_recording(slow, 400, view).ravel(), fast.ravel())[0, 1] > 0.999
+
+
+def test_windows_of_a_short_recording_hold_only_signal() -> None:
+    mv = read_recording(EXAMPLE).ecg_mv
+    x = prepare_recording(mv[:, :7000], 1000, CleanECG())[0]
+    assert x.shape == (12, 5000)
+    # Windows from 0 and 2 s: they share 3 s.
+    assert np.array_equal(x[:, 1000:2500], x[:, 2500:4000])
+    assert (np.abs(x).max(axis=0) > 0).all()
+    with pytest.raises(UserError, match=r"has 7\.0 s of signal; the method needs 10 s"):
+        prepare_recording(mv[:, :7000], 1000, CleanECG(window=10.0))
+
+
+def test_r_peaks_end_in_nan(clinic: Path, tmp_path: Path) -> None:
+    x = compute(RPeaks(cohort=Clinic()), clinic, tmp_path / "x")
+    assert np.isnan(x[5]).all()
+    count = np.isfinite(np.delete(x, 5, axis=0)).sum(axis=1)
+    assert set(count) <= {12, 13, 14}
+    for row in np.delete(x, 5, axis=0):
+        found = row[np.isfinite(row)]
+        assert np.isnan(row[len(found) :]).all()
+        assert ((np.diff(found) > 0.6) & (np.diff(found) < 0.85)).all()
+        assert 0 <= found[0] < found[-1] < 10
+
+
+def test_beat_features_are_in_millivolts(clinic: Path, tmp_path: Path) -> None:
+    view = BeatFeatures(cohort=Clinic())
+    x = compute(view, clinic, tmp_path / "x")
+    assert np.isnan(x[5]).all()
+    seen = np.delete(x, 5, axis=0)
+    assert np.isfinite(seen).all()
+    rate, variability, qrs, qt = seen[:, -view.SCALARS :].T
+    assert rate == pytest.approx(np.full(len(rate), 82), abs=3)
+    assert ((variability > 1) & (variability < 4)).all()
+    assert ((qrs > 80) & (qrs < 160)).all()
+    assert ((qt > 380) & (qt < 500)).all()
+    beats = seen[:, : -view.SCALARS].reshape(len(seen), 8, -1)
+    data = np.load(clinic / "ecg.npy", mmap_mode="r")[0] * ECG_MILLIVOLT
+    cleaned = ecg.clean(data, 500)
+    peaks = ecg.r_peaks(cleaned, 500)
+    expected = ecg.median_beat(cleaned[list(ecg.INDEPENDENT)], peaks, 500)
+    assert np.ptp(beats[0], axis=-1) == pytest.approx(np.ptp(expected, axis=-1), rel=0.1)
+
+
+# ------------------------------------------------------------------------------------- CMR
+
+
+def test_cine_is_the_middle_slice_scaled(clinic: Path, tmp_path: Path) -> None:
+    x = compute(MidSliceCine(cohort=Clinic(), frames=FRAMES, size=30), clinic, tmp_path / "x")
+    middle = np.load(clinic / "cine.npy")[3, 1, :, 5:35, 10:40].astype(float)
+    scaled = 255 * (middle - middle.min()) / (middle.max() - middle.min())
+    assert np.abs(x[3, 0] - scaled).max() <= 0.5 + 1e-4
+    assert (x.min(axis=(1, 2, 3, 4)) == 0).all()
+    assert (x.max(axis=(1, 2, 3, 4)) == 255).all()
+
+
+def test_cine_is_padded_around_the_centre(clinic: Path, tmp_path: Path) -> None:
+    x = compute(MidSliceCine(cohort=Clinic(), frames=FRAMES, size=46), clinic, tmp_path / "x")
+    assert (x[..., :3, :] == 0).all()
+    assert (x[..., -3:, :] == 0).all()
+    assert (x[:, :, :, 3:-3].max(axis=(0, 1, 2)) > 0).all()
+
+
+def test_frames_are_interpolated_over_the_closed_cycle() -> None:
+    cine = np.full((4, 8, 8), 100, dtype=np.uint8)
+    cine[:, 0, 0], cine[:, 0, 1] = 0, 200
+    cine[:, 4, 4] = [0, 40, 80, 120]
+    x = MidSliceCine(frames=8, size=8).prepare(cine)[0, :, 4, 4] / 255 * 200
+    # The last new frame lies midway between the last old frame and the first.
+    assert x == pytest.approx([0, 20, 40, 60, 80, 100, 120, 60], abs=0.5)
+
+
+def test_frames_as_they_are_when_the_number_agrees() -> None:
+    cine = np.random.default_rng(0).integers(0, 256, (6, 8, 8)).astype(np.uint8)
+    cine[0, 0, :2] = 0, 255
+    assert np.array_equal(MidSliceCine(frames=6, size=8).prepare(cine)[0], cine)
+
+
+def test_image_without_contrast_is_zero() -> None:
+    flat = np.full((5, 9, 9), 7, dtype=np.uint8)
+    assert (MidSliceCine(frames=5, size=12).prepare(flat) == 0).all()
+    assert (ThreePhases(size=9).prepare(flat) == 0).all()
+
+
+def test_three_phases_are_diastole_between_systole(clinic: Path, tmp_path: Path) -> None:
+    x = compute(ThreePhases(cohort=Clinic(), size=40), clinic, tmp_path / "x")
+    pool = (x[:, 0] > 170).sum(axis=(2, 3))
+    assert (pool[:, 0] > pool[:, 1]).all()
+    assert (pool[:, 1] > pool[:, 2]).all()
+    cine = np.load(clinic / "cine.npy")
+    picked = cine[0, 1, [0, (SYSTOLE + 1) // 2, SYSTOLE], :, 5:45].astype(float)
+    scaled = 255 * (picked - picked.min()) / (picked.max() - picked.min())
+    assert np.abs(x[0, 0] - scaled).max() <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("frames", [16, 25, 50])
+@pytest.mark.parametrize("share", [0.25, 0.36, 0.5])
+def test_end_systole_of_a_noisy_drawing(frames: int, share: float) -> None:
+    systole = round(share * frames)
+    cine = beating_heart((60, 48), frames, systole).astype(float)
+    cine += np.random.default_rng(0).normal(scale=20, size=cine.shape)
+    assert abs(end_systole(cine) - systole) <= max(1, 0.04 * frames)
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    class Anything(Context):
+        def progress(self, *_: object, **__: object) -> None:
+            pass
+
+    context = Anything(tmp_path_factory.mktemp("simulated"), Path())
+    SimulatedCohort(people=100).run(context)
+    return context.out
+
+
+def test_end_systole_of_simulated_people(simulated: Path) -> None:
+    cine = np.load(simulated / "cine.npy", mmap_mode="r")
+    truth = pd.read_parquet(simulated / "truth.parquet")["es_frame"].to_numpy()
+    found = np.array([end_systole(person[0]) for person in cine])
+    assert (np.abs(found - truth) <= 1).mean() > 0.95
+
+
+def test_r_peaks_of_simulated_people(simulated: Path) -> None:
+    truth = np.load(simulated / "r_peaks.npy")
+    steps = np.load(simulated / "ecg.npy")
+    found = RPeaks().prepare((steps * ECG_MILLIVOLT).astype(np.float32))
+
+    def share_with_match(peaks: np.ndarray, others: np.ndarray) -> float:
+        hits = []
+        for own, other in zip(peaks, others, strict=True):
+            inside = own[(own > 0.05) & (own < 9.95)]
+            hits.append((np.abs(inside[:, None] - other[np.isfinite(other)]) <= 0.05).any(axis=1))
+        return float(np.concatenate(hits).mean())
+
+    assert share_with_match(truth, found) > 0.99  # sensitivity
+    assert share_with_match(found, truth) > 0.99  # precision
+
+
+# ------------------------------------------------------------------------------------- the rest
+
+
+def test_covariates_keep_missing_values(clinic: Path, tmp_path: Path) -> None:
+    x = compute(Covariates(cohort=Clinic()), clinic, tmp_path / "x")
+    people = pd.read_parquet(clinic / "people.parquet")
+    assert x[:, 0] == pytest.approx(people["age"].to_numpy())
+    assert np.array_equal(x[:3, 1], [1, 0, np.nan], equal_nan=True)
+
+
+def test_naming_a_view_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, benchmark.cohorts.views\n"
+        "print({'torch', 'scipy', 'pandas', 'sleepecg', 'wfdb'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
