@@ -1,5 +1,6 @@
 """Each loss against an independent float64 computation written from its formula."""
 
+import itertools
 import math
 
 import numpy as np
@@ -16,7 +17,9 @@ def unit(x):
 
 
 def cross_entropy_of_diagonal(logits):
-    return float(np.mean([-math.log(math.exp(r[i]) / np.exp(r).sum()) for i, r in enumerate(logits)]))
+    return float(
+        np.mean([-math.log(math.exp(r[i]) / np.exp(r).sum()) for i, r in enumerate(logits)])
+    )
 
 
 @pytest.fixture
@@ -132,7 +135,7 @@ def beat_tokens_by_loops(tokens, peaks, seconds, times):
     out, valid = np.zeros((len(tokens), times, tokens.shape[2])), []
     for i, row in enumerate(peaks):
         beats = []
-        for a, b in zip(row[:-1], row[1:], strict=True):
+        for a, b in itertools.pairwise(row):
             if not np.isfinite([a, b]).all() or a < 0 or b > seconds or not 0.3 <= b - a <= 2:
                 continue
             at = a + (np.arange(times) + 0.5) / times * (b - a)

@@ -42,12 +42,18 @@ class Holder:
     start: float
     token: str
     beat: int = 0
+    threads: int = 1
 
     @classmethod
-    def here(cls) -> Holder:
+    def here(cls, threads: int = 1) -> Holder:
         """Return this process under a new token."""
-        pid = os.getpid()
-        return cls(*_place(), pid, process_start(pid) or 0.0, secrets.token_hex(8))
+        pid, start = os.getpid(), process_start(os.getpid()) or 0.0
+        return cls(*_place(), pid, start, secrets.token_hex(8), threads=threads)
+
+    def runs_here(self) -> bool:
+        """Whether the process is at work on this machine."""
+        here = (self.host, self.boot_id, self.namespace) == _place()
+        return here and process_start(self.pid) == self.start
 
     def gone(self) -> bool:
         """Whether the process lived here and is certainly no more."""
@@ -126,17 +132,24 @@ class Leases:
         """Return who holds a stage; None when nobody does or the file cannot be understood."""
         return _parse(self._read(digest))
 
-    def acquire(self, digest: str) -> Lease | None:
+    def acquire(self, digest: str, threads: int = 1, cores: int | None = None) -> Lease | None:
         """Take a free or stale lease; None while somebody else is at work.
 
-        A waiter asks again and again: that is how it sees whether the beat changes.
+        A waiter asks again and again: that is how it sees whether the beat changes. With
+        ``cores`` given, work of several threads also waits until this machine has them free:
+        threads that meet at a barrier after every small operation lose ten times the time as soon
+        as one of them shares its core.
         """
         with self.locked():
             text = self._read(digest)
             if text is not None and not self._stale(digest, text):
                 return None
+            if cores and threads > 1:
+                busy = self._threads_here()
+                if busy and busy + threads > cores:
+                    return None
             self._seen.pop(digest, None)
-            holder = Holder.here()
+            holder = Holder.here(threads)
             if text is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 with os.fdopen(os.open(self._path(digest), flags, 0o600), "w") as file:
@@ -144,6 +157,10 @@ class Leases:
             else:
                 self._replace(digest, holder)
         return Lease(self, digest, holder)
+
+    def _threads_here(self) -> int:
+        holders = (_parse(self._read(path.stem)) for path in self._folder.glob("[!.]*.json"))
+        return sum(h.threads for h in holders if h is not None and h.runs_here())
 
     def _stale(self, digest: str, text: str) -> bool:
         holder = _parse(text)

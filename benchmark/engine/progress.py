@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LINE_SECONDS = 10.0
 """At most one progress line in this time where there is no terminal."""
 DRAW_SECONDS = 0.1
+BRIEF_SECONDS = 3.0
+"""Stages expected to be shorter are announced once, when they are done."""
 
 
 class Outcome(NamedTuple):
@@ -90,7 +92,7 @@ class Reporter:
             )
             self._task = self._bar.add_task(f"{self._position} {self._label}", figures="")
             self._bar.start()
-        else:
+        elif stage.estimate()[0] > BRIEF_SECONDS:
             self.line(f"{self._position} {self._label}")
 
     def progress(self, done: float, total: float, unit: str = "", note: str = "") -> None:
@@ -121,9 +123,12 @@ class Reporter:
             self._bar = None
 
     def waiting(self, stage: Stage, holder: Holder | None) -> None:
-        """Say who is at work on a stage that this run needs."""
-        who = f"process {holder.pid} on {holder.host}" if holder else "another process"
-        self.line(f"waiting for {stage.label}, running in {who}")
+        """Say who is at work on a stage that this run needs, or that the cores are taken."""
+        if holder is None:
+            self.line(f"{stage.label} waits: another run is using this machine's cores")
+        else:
+            where = f"process {holder.pid} on {holder.host}"
+            self.line(f"waiting for {stage.label}, running in {where}")
 
     def summary(self, report: Report, seconds: float) -> None:
         """Print what became of everything."""
@@ -153,7 +158,7 @@ def print_plan(targets: Sequence[Stage], store: Store, reporter: Reporter | None
     seconds, size = {}, {}
     for stage in run:
         own_seconds, own_size = stage.estimate()
-        past = store.seconds(type(stage).__name__)
+        past = store.seconds(stage)
         seconds[stage.digest] = own_seconds if past is None else past
         size[stage.digest] = own_size
     cost = ""
@@ -164,7 +169,7 @@ def print_plan(targets: Sequence[Stage], store: Store, reporter: Reporter | None
         )
     reporter.line(f"plan: {_count(len(run), 'stage')} to run, {len(found)} found{cost}")
     for kind, stages in (("run", run), ("found", found)):
-        for label, group in _by_label(stages).items():
+        for label, group in _by_group(stages).items():
             parts = [f"  {kind:5}  {label}" + (f" x{len(group)}" if len(group) > 1 else "")]
             if kind == "run":
                 parts.append(f"about {duration(sum(seconds[digest] for digest in group))}")
@@ -199,10 +204,10 @@ def _shared(closure: Sequence[Stage]) -> dict[str, tuple[int, str]]:
     return said
 
 
-def _by_label(stages: Sequence[Stage]) -> dict[str, list[str]]:
+def _by_group(stages: Sequence[Stage]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for stage in stages:
-        groups.setdefault(stage.label, []).append(stage.digest)
+        groups.setdefault(stage.group, []).append(stage.digest)
     return groups
 
 

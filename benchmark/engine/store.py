@@ -7,7 +7,7 @@ Layout below ``$ECGCMR_STORE`` (default ``~/.cache/ecgcmr-bench``, mode 0700)::
     lease/<digest>.json who is at work
     failed/<digest>.json the last failure with its traceback
     corrupt/<digest>/   a damaged artifact, set aside
-    durations.jsonl     class and seconds of each finished stage, for estimates only
+    durations.jsonl     kind and seconds of each finished stage, for estimates only
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 
 from benchmark.api import UserError
 from benchmark.engine.lease import Holder, Lease, LeaseLostError, Leases
+from benchmark.engine.provenance import usable_cores
 from benchmark.privacy import mask
 from benchmark.stage import Stage
 
@@ -206,9 +207,9 @@ class Store:
         self._manifests.pop(digest, None)
         self._verified.discard(digest)
 
-    def seconds(self, stage_class: str) -> float | None:
-        """Return how long stages of a class usually take: the median of the latest few."""
-        past = self._durations.get(stage_class)
+    def seconds(self, stage: Stage) -> float | None:
+        """Return how long such stages usually take here: the median of the latest few."""
+        past = self._durations.get(_kind(stage))
         return statistics.median(past[-_LATEST:]) if past else None
 
     @functools.cached_property
@@ -248,6 +249,11 @@ class Store:
         }
         _write(self.failure_path(stage.digest), json.dumps(record, indent=1))
 
+    def failures(self) -> list[tuple[str, str]]:
+        """Return label and last line of every failure that is kept."""
+        kept = (self.failure(path.stem) for path in sorted((self.root / "failed").glob("*.json")))
+        return [(f["label"], f["traceback"].strip().splitlines()[-1]) for f in kept if f]
+
     def clear_failure(self, digest: str) -> None:
         """Forget a stage's failure."""
         self.failure_path(digest).unlink(missing_ok=True)
@@ -261,9 +267,11 @@ class Store:
     def claim(self, stage: Stage) -> Claim | None:
         """Begin work on a stage, or return None while somebody else is at it.
 
+        None too while a stage of several threads would not find its cores free.
+
         A claim may be got for a stage that was committed a moment before: ask `has` again.
         """
-        lease = self._leases.acquire(stage.digest)
+        lease = self._leases.acquire(stage.digest, stage.threads, usable_cores())
         if lease is None:
             return None
         try:
@@ -386,7 +394,7 @@ class Claim:
         _sync(target.parent)
         shutil.rmtree(self._work, ignore_errors=True)
         store.clear_failure(stage.digest)
-        line = json.dumps([type(stage).__name__, round(seconds, 3)]) + "\n"
+        line = json.dumps([_kind(stage), round(seconds, 3)]) + "\n"
         # Only an estimate hangs on it, and the artifact is safe: a full disk is no failure here.
         with contextlib.suppress(OSError):
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -403,6 +411,11 @@ class Claim:
             self.resume.rmdir()
             self._work.rmdir()
         self.lease.release()
+
+
+def _kind(stage: Stage) -> str:
+    """Name what takes equally long: one class, and by its own estimate one size of work."""
+    return f"{type(stage).__name__} {stage.estimate()[0]:.3g}"
 
 
 def _sha256(path: Path) -> str:

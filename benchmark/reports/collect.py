@@ -83,7 +83,9 @@ def cells_of(scored: Scored, store: Store) -> list[Cell]:
                 chance=cell["chance"],
                 targets=tuple(cell["members"]) if "members" in cell else None,
                 unmatched=cell.get("without_match"),
-                ties=max(record["ties"] for record, _ in loaded) if "ties" in loaded[0][0] else None,
+                ties=max(record["ties"] for record, _ in loaded)
+                if "ties" in loaded[0][0]
+                else None,
                 **values,
             )
         )

