@@ -221,8 +221,8 @@ class Trainable(Stage):
         return bool(self.recipe.updates or self.recipe.epochs)
 
     def estimate(self) -> tuple[float, float]:
-        """About 0.1 s an update until a past run says otherwise."""
-        return 2 + 0.1 * self.recipe.updates, 2e6
+        """Return 4 ms a person and update, of a small transformer on two cores."""
+        return 1 + 4e-3 * self.recipe.updates * self.recipe.batch_size, 2e6
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class _Objective(nn.Module):
 
 def as_input(values: np.ndarray) -> torch.Tensor:
     """Turn stored values into network input: uint8 images to [0, 1], float16 to float32."""
-    x = torch.from_numpy(np.ascontiguousarray(values))
+    x = torch.from_numpy(np.array(values))  # a copy: memory-mapped arrays are read-only
     return x.float() / 255 if x.dtype == torch.uint8 else x.float()
 
 

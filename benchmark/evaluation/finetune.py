@@ -106,7 +106,7 @@ class FineTune(Trainable):
 
         def predict(rows: np.ndarray) -> np.ndarray:
             out = []
-            with torch.no_grad():
+            with torch.inference_mode():
                 for start in range(0, len(rows), 256):
                     x = as_input(array[rows[start : start + 256]]).to(context.device)
                     pooled = [

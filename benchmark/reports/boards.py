@@ -30,6 +30,7 @@ from benchmark.reports.rows import (
 
 TRACK = "harmonised"  # the only track that is ranked
 MEAN = "mean"  # the target of primary endpoints
+NO_HEAD = "none"  # retrieval ranks features as they are
 LEVEL = 0.05
 NOT_RUN, NOT_COMPARED, BLANK = "not run", "not compared", "-"
 MODALITIES = {"ecg": "ECG", "cmr": "CMR", "ecg-cmr": "ECG to CMR", "covariates": "covariates"}
@@ -170,9 +171,10 @@ def own_rows(files: Sequence[Mapping[str, Any]], fractions: Sequence[float]) -> 
     for file in files:
         endpoints = [row for row in file["rows"] if row["target"] == MEAN]
         asked = [row for row in endpoints if row["fraction"] in fractions] or endpoints
-        for row in sorted(asked, key=lambda r: (r["modality"], -r["fraction"], r["head"])):
+        order = lambda r: (r["modality"], -r["fraction"], r["head"], _natural(r["metric"]))  # noqa: E731
+        for row in sorted(asked, key=order):
             place = [file["task"], file["method"], MODALITIES.get(row["modality"], row["modality"])]
-            place += [row["head"], f"{100 * row['fraction']:g}%", row["metric"]]
+            place += [row["head"], _labels(row["head"], row["fraction"]), row["metric"]]
             rows.append([*place, _estimate(row["result"]), *_provenance(row["result"])])
     headers = ["task", "method", "modality", "head", "labels", "metric", "value [95% interval]"]
     headers += ["replicates", "n", "chance", "digest"]
@@ -381,8 +383,9 @@ class _Board:
 
     def _section(self, modality: str, metric: str, fraction: float, head: str) -> list[str]:
         lines = self._lines(modality, metric, fraction, head)
-        title = [MODALITIES.get(modality, modality), f"{100 * fraction:g}% of labels"]
-        title += [f"{head} head"] if head != "none" else []
+        title = [MODALITIES.get(modality, modality)]
+        if head != NO_HEAD:
+            title += [f"{_labels(head, fraction)} of labels", f"{head} head"]
         parts = [f"## {', '.join(title)}"]
         if all(line.result is None for line in lines):
             return [*parts, "Nothing run yet."]
@@ -662,7 +665,7 @@ def cost_markdown(files: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             *(str(record[name]) for name in ("method", "task", "track", "modality", "head")),
-            f"{100 * record['fraction']:g}%",
+            _labels(record["head"], record["fraction"]),
             *(_number(record[f"{s}_seconds"], 1) for s in ("pretraining", "embedding", "head")),
             _number((record["peak_memory_bytes"] or 0) / 2**30 or None, 2),
             record["device"] or BLANK,
@@ -680,6 +683,11 @@ def cost_markdown(files: Sequence[Mapping[str, Any]]) -> str:
 
 
 # ---------------------------------------------------------------------------------- formats
+
+
+def _labels(head: str, fraction: float) -> str:
+    """Share of labels a head was fitted on; ranking by similarity uses none."""
+    return BLANK if head == NO_HEAD else f"{100 * fraction:g}%"
 
 
 def _what(row: Mapping[str, Any]) -> tuple[str, str, float]:

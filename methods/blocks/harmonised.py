@@ -83,16 +83,16 @@ SCALES: dict[str, Scale] = {
             # The ECG autoencoder stands still for its first 400 updates: all methods share it, so
             # it gets the largest share of the time.
             "ecg-pretraining": Recipe(
-                updates=2800, rounds=10, batch_size=16, learning_rate=5e-3, clip_norm=3.0
+                updates=2500, rounds=10, batch_size=16, learning_rate=5e-3, clip_norm=3.0
             ),
             "cmr-pretraining": Recipe(
                 updates=900, rounds=10, batch_size=32, learning_rate=3e-3, clip_norm=3.0
             ),
             "alignment": Recipe(
-                updates=360, rounds=6, batch_size=64, learning_rate=2e-3, clip_norm=3.0
+                updates=250, rounds=5, batch_size=64, learning_rate=2e-3, clip_norm=3.0
             ),
             "finetune": Recipe(
-                updates=320, rounds=8, batch_size=64, learning_rate=2e-3, clip_norm=3.0
+                updates=300, rounds=6, batch_size=64, learning_rate=2e-3, clip_norm=3.0
             ),
         },
     ),

@@ -1,0 +1,35 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory):
+    """One store for every test that trains at smoke: what one has made, the next one finds."""
+    return tmp_path_factory.mktemp("shared") / "store"
+
+
+@pytest.fixture
+def ecgcmr(tmp_path):
+    """Run the command line in a process of its own."""
+
+    def call(*arguments, store, check=True, **environment):
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmark.cli", *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "ECGCMR_STORE": str(store), **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        if check:
+            assert done.returncode == 0, done.stderr
+        return done
+
+    return call

@@ -1,0 +1,68 @@
+"""From a request to jobs."""
+
+import pytest
+
+from benchmark.api import UserError
+from benchmark.runner import Request, board_folder, expand, plan
+from benchmark.stage import topological
+
+
+def request(methods, tasks, **more):
+    return Request(methods=tuple(methods), tasks=tuple(tasks), scale="smoke", **more)
+
+
+def test_expand():
+    assert expand("mae, ptacl,mae", "method") == ("mae", "ptacl")
+    assert set(expand("references", "method")) == {
+        *("random-init", "supervised", "tabular", "ecg-features")
+    }
+    assert set(expand("all", "task")) == {"cvd", "phenotype", "retrieval"}
+
+
+def test_jobs_of_a_two_tower_method():
+    jobs = plan(request(["ptacl"], ["retrieval"])).jobs
+    assert [(job.head, job.modality) for job in jobs] == [("none", "ecg"), ("none", "ecg-cmr")]
+
+
+def test_jobs_per_fraction_and_replicate():
+    jobs = plan(request(["mae"], ["cvd"], replicates=3, fractions=(1.0, 0.1))).jobs
+    assert [(job.replicate, job.fraction) for job in jobs] == [
+        *((0, 1.0), (0, 0.1), (1, 1.0), (1, 0.1), (2, 1.0), (2, 0.1))
+    ]
+    assert len({job.score.digest for job in jobs}) == 6
+
+
+def test_heads_that_methods_are_tied_to():
+    heads = {m: plan(request([m], ["cvd"])).jobs[0] for m in ("supervised", "tabular", "mae")}
+    assert {m: job.head for m, job in heads.items()} == {
+        "supervised": "finetune",
+        "tabular": "xgboost",
+        "mae": "linear",
+    }
+    assert heads["tabular"].modality == "covariates"
+    assert len(plan(request(["supervised"], ["cvd"])).jobs) == 1, "fine-tuned at 100% only"
+
+
+def test_supervised_has_nothing_to_retrieve_with():
+    found = plan(request(["supervised"], ["retrieval"]))
+    assert not found.jobs
+    assert found.not_applicable == ["supervised on retrieval"]
+
+
+def test_label_free_stages_are_shared_by_fractions_and_tasks():
+    jobs = plan(request(["mae", "mmcl", "ptacl"], ["cvd", "phenotype"])).jobs
+    stages = topological([job.score for job in jobs])
+    names = [type(stage).__name__ for stage in stages]
+    assert names.count("MAE") == 1
+    assert names.count("Embed") == 3
+    assert names.count("LinearHead") == 3 * 2 * 3
+
+
+def test_board_folder():
+    assert board_folder(request([], [])) == "simulated-smoke"
+
+
+@pytest.mark.parametrize("fraction", [0.0, -1.0, 1.5])
+def test_fractions_out_of_range(fraction):
+    with pytest.raises(UserError, match="fraction"):
+        request(["mae"], ["cvd"], fractions=(fraction,))

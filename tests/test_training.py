@@ -1,0 +1,223 @@
+"""The training loop: who is trained on, what is kept, and that a resumed run is the same run."""
+
+import json
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmark.api import Recipe
+from benchmark.cohorts.cohort import CohortData
+from benchmark.cohorts.simulated import SimulatedCohort
+from benchmark.engine.executors.inline import execute
+from benchmark.engine.store import Store
+from benchmark.engine.training import NonFiniteLossError, _Order, _schedule, build, train
+from benchmark.evaluation.finetune import FineTune
+from benchmark.registry import bound, registry
+from methods.mae import MAE
+
+COHORT = SimulatedCohort(people=300)
+
+
+def make(name, **more):
+    return bound(registry().method(name).on_track("harmonised", "smoke"), COHORT, 0, **more)
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    """Folder of the artifact of every input that the tests below train on."""
+    store = Store(tmp_path_factory.mktemp("training") / "store")
+    stages = [make("ptacl"), make("mmcl"), make("supervised")]
+    inputs = [item for stage in stages for item in stage.inputs]
+    assert execute(inputs + stages[2:], store, train=train).ok
+    return {digest: store.path(digest) for digest in store.stages()}
+
+
+class Folders:
+    """A context over plain folders, so that a test can put something else in one of them."""
+
+    device, workers = "cpu", 1
+
+    def __init__(self, folder, artifacts, stop_after=None):
+        self.out, self.resume = folder / "out", folder / "resume"
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.resume.mkdir(exist_ok=True)
+        self.artifacts, self.stop_after, self.notes = artifacts, stop_after, []
+
+    def open(self, stage):
+        return self.artifacts[stage.digest]
+
+    def progress(self, done, total, unit="", note=""):
+        self.notes.append(note)
+        if self.stop_after is not None and done > self.stop_after:
+            raise KeyboardInterrupt
+
+
+def run(trainable, folder, artifacts, **options):
+    context = Folders(folder, artifacts, **options)
+    train(trainable, context)
+    return load_file(context.out / "weights.safetensors"), context
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("name", ["mae", "ptacl"])
+@pytest.mark.parametrize("stop_after", [9, 17])
+def test_a_resumed_training_equals_an_undisturbed_one(tmp_path, artifacts, name, stop_after):
+    method = make(name)
+    whole, context = run(method, tmp_path / "whole", artifacts)
+    with pytest.raises(KeyboardInterrupt):
+        run(method, tmp_path / "cut", artifacts, stop_after=stop_after)
+    resumed, again = run(method, tmp_path / "cut", artifacts)
+    assert any("resumed after round" in note for note in again.notes)
+    assert same(whole, resumed)
+    history = [json.loads((c.out / "history.json").read_text()) for c in (context, again)]
+    assert history[0] == history[1]
+
+
+def poisoned(artifacts, view, rows, folder, value=np.nan):
+    array = np.load(artifacts[view.digest] / "array.npy").copy()
+    array[rows] = value
+    target = folder / view.digest
+    target.mkdir(parents=True)
+    np.save(target / "array.npy", array)
+    return {**artifacts, view.digest: target}
+
+
+@pytest.mark.parametrize("name", ["mae", "ptacl"])
+def test_test_people_never_reach_training(tmp_path, artifacts, name):
+    method = make(name)
+    test = CohortData(artifacts[COHORT.digest]).rows("test")
+    changed = artifacts
+    for view in method.views().values():
+        if view.modality != "cmr":
+            changed = poisoned(changed, view, test, tmp_path / "views")
+        else:
+            changed = poisoned(changed, view, test, tmp_path / "views", value=255)
+    clean, _ = run(method, tmp_path / "clean", artifacts)
+    with_poison, _ = run(method, tmp_path / "poisoned", changed)
+    assert same(clean, with_poison)
+
+
+def test_poison_in_a_training_person_is_noticed(tmp_path, artifacts):
+    """The check above can fail: the same poison in training people stops the run."""
+    method = make("mae")
+    train_rows = CohortData(artifacts[COHORT.digest]).rows("train")
+    changed = poisoned(artifacts, method.views()["ecg"], train_rows, tmp_path / "views")
+    with pytest.raises(NonFiniteLossError):
+        run(method, tmp_path / "run", changed)
+
+
+def test_labels_outside_the_fraction_never_reach_training(tmp_path, artifacts):
+    cohort = CohortData(artifacts[COHORT.digest])
+    task = registry().task("phenotype")
+    head = FineTune(
+        method=make("supervised"),
+        cohort=COHORT,
+        seed=0,
+        task=task,
+        fraction=0.5,
+        recipe=Recipe(updates=6, rounds=2, batch_size=8),
+    )
+    outside = np.setdiff1d(
+        np.arange(300), np.r_[cohort.labelled(0, 0.5), cohort.rows("validation")]
+    )
+    folder = tmp_path / "cohort"
+    shutil.copytree(artifacts[COHORT.digest], folder)
+    table = cohort.phenotypes.copy()
+    table.iloc[outside] = 1e9
+    table.to_parquet(folder / "phenotypes.parquet")
+    clean, _ = run(head, tmp_path / "clean", artifacts)
+    changed, _ = run(head, tmp_path / "changed", {**artifacts, COHORT.digest: folder})
+    assert same(clean, changed)
+
+
+def test_frozen_parts_stay_bit_identical(tmp_path, artifacts):
+    method = make("ptacl")
+    trained, _ = run(method, tmp_path, artifacts)
+    for part, source in method.initial_weights().items():
+        before = load_file(artifacts[source.digest] / "weights.safetensors")
+        encoders = build(method)
+        frozen = {id(p) for m in method.frozen(encoders) for p in m.parameters()}
+        for name, parameter in getattr(encoders, part).named_parameters():
+            equal = torch.equal(before[f"{part}.{name}"], trained[f"{part}.{name}"])
+            assert equal == (id(parameter) in frozen), f"{part}.{name}"
+
+
+def test_the_round_with_the_best_validation_loss_is_kept(tmp_path, artifacts):
+    """A learning rate that breaks what it has learned: a later round must not be the result."""
+    method = make("mae").replace(
+        recipe=Recipe(updates=30, rounds=6, batch_size=16, learning_rate=3e-3, warmup=0.0)
+    )
+    _, context = run(method, tmp_path / "good", artifacts)
+    rounds = json.loads((context.out / "history.json").read_text())["history"]
+    assert len(rounds) == 6
+    best = min(range(6), key=lambda i: rounds[i]["validation"])
+    shorter = [r["validation"] for r in rounds]
+    checkpoint = torch.load(context.resume / "last.ckpt", weights_only=True)
+    assert checkpoint["best_loss"] == shorter[best]
+    kept = load_file(context.out / "weights.safetensors")
+    assert same(kept, checkpoint["best"])
+    assert same(kept, checkpoint["weights"]) == (best == 5)
+
+
+def test_mae_learns(tmp_path, artifacts):
+    method = make("mae").replace(
+        recipe=Recipe(updates=120, rounds=3, batch_size=16, learning_rate=5e-3, clip_norm=3.0)
+    )
+    _, context = run(method, tmp_path, artifacts)
+    rounds = json.loads((context.out / "history.json").read_text())["history"]
+    assert rounds[-1]["validation"] < rounds[0]["validation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploding(MAE):
+    """An autoencoder whose loss is not a number."""
+
+    def loss(self, encoders, batch):
+        return {"nan": super().loss(encoders, batch)["mse"] * float("nan")}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, artifacts):
+    method = make("mae")
+    exploding = Exploding(**{f: getattr(method, f) for f in method.__dataclass_fields__})
+    with pytest.raises(NonFiniteLossError, match="update 0"):
+        run(exploding, tmp_path, artifacts)
+
+
+def test_everybody_is_seen_once_before_anybody_twice():
+    order = _Order("digest", people=23, size=5)
+    seen = np.concatenate([order.at(step) for step in range(23)])
+    for number in range(5):
+        assert sorted(seen[number * 23 : (number + 1) * 23]) == list(range(23))
+    assert not np.array_equal(seen[:23], seen[23:46])
+    assert np.array_equal(_Order("digest", 23, 5).at(7), seen[35:40])
+
+
+def test_schedule_warms_up_and_ends_at_zero():
+    factors = [_schedule(step, 100, 0.1) for step in range(100)]
+    assert factors.index(max(factors)) in (9, 10)
+    assert np.all(np.diff(factors[:10]) > 0)
+    assert np.all(np.diff(factors[10:]) < 0)
+    assert factors[-1] < 0.001
+
+
+@pytest.mark.parametrize(
+    ("recipe", "people", "expected"),
+    [
+        (Recipe(updates=100, rounds=10), 1000, (10, 10)),
+        (Recipe(updates=3, rounds=10), 1000, (3, 1)),
+        (Recipe(epochs=4, batch_size=32), 320, (4, 10)),
+        (Recipe(epochs=4, batch_size=32), 5, (4, 1)),
+        (Recipe(), 1000, (0, 31)),
+    ],
+)
+def test_rounds_and_steps(recipe, people, expected):
+    assert recipe.steps(people)[0] == expected[0]
+    if expected[0]:
+        assert recipe.steps(people) == expected
