@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from benchmark.stage import UNSET, Spec, Stage, has_field
+from benchmark.stage import UNSET, Context, Spec, Stage, has_field
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,26 +24,6 @@ Modality = Literal["ecg", "cmr", "covariates"]
 
 class UserError(Exception):
     """Something the user can put right; shown as one line, without a traceback."""
-
-
-class Context(Protocol):
-    """What a running stage is given. The engine implements it."""
-
-    out: Path
-    """Folder for the results; becomes the artifact in one rename."""
-    resume: Path
-    """Folder that survives a kill, emptied once the stage is done."""
-    device: str
-    workers: int
-
-    def open(self, stage: Stage) -> Path:
-        """Return the folder of an input's artifact, its checksums verified."""
-
-    def progress(self, done: float, total: float, unit: str = "", note: str = "") -> None:
-        """Report how far the work is; raises when the lease was lost to another worker."""
-
-    def train(self, trainable: Trainable) -> None:
-        """Run the harness's training loop and leave the best weights in ``out``."""
 
 
 # ---------------------------------------------------------------------------------- cohorts

@@ -13,10 +13,8 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
-
-if TYPE_CHECKING:
-    from benchmark.api import Context
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
 
 
 class _Unset:
@@ -88,6 +86,26 @@ class Spec:
         """Return every identity field as plain JSON, nested specs expanded (for manifests)."""
         fields = {f.name: _plain(getattr(self, f.name)) for f in identity_fields(self)}
         return {"name": type(self).__name__, "version": self.version, **fields}
+
+
+class Context(Protocol):
+    """What a running stage is given. The engine implements it."""
+
+    out: Path
+    """Folder for the results; becomes the artifact in one rename."""
+    resume: Path
+    """Folder that survives a kill, emptied once the stage is done."""
+    device: str
+    workers: int
+
+    def open(self, stage: Stage) -> Path:
+        """Return the folder of an input's artifact, its checksums verified."""
+
+    def progress(self, done: float, total: float, unit: str = "", note: str = "") -> None:
+        """Report how far the work is; raises when the lease was lost to another worker."""
+
+    def train(self, trainable: Stage) -> None:
+        """Run the harness's training loop and leave the best weights in ``out``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,8 @@ def test_the_whole_path_from_nothing_to_boards(ecgcmr, shared_store, tmp_path):
     for task in ("cvd", "phenotype", "retrieval"):
         text = (boards / "simulated-smoke" / f"{task}.md").read_text()
         assert "not clinical performance" in text
-        assert "one checkpoint" in text
+        # 300 people have too few patients for any AUROC, and the board says so.
+        assert ("not estimable" if task == "cvd" else "one checkpoint") in text
         files = list((boards / "rows/simulated-smoke/harmonised" / task).glob("*.json"))
         named = {path.stem for path in files}
         assert named == NINE - ({"supervised"} if task == "retrieval" else set())

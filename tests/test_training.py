@@ -1,5 +1,6 @@
 """The training loop: who is trained on, what is kept, and that a resumed run is the same run."""
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ class Exploding(MAE):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, artifacts):
     method = make("mae")
-    exploding = Exploding(**{f: getattr(method, f) for f in method.__dataclass_fields__})
+    exploding = Exploding(**{f.name: getattr(method, f.name) for f in dataclasses.fields(method)})
     with pytest.raises(NonFiniteLossError, match="update 0"):
         run(exploding, tmp_path, artifacts)
 

@@ -126,6 +126,8 @@ def _optimise(
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     recipe = trainable.recipe
     rounds, steps = recipe.steps(len(training))
+    # Read when CUDA starts; without it, deterministic algorithms refuse to multiply matrices there.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     fabric = Fabric(accelerator=context.device, devices=1, precision=recipe.precision)
     frozen = trainable.frozen(encoders)

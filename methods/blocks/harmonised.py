@@ -92,7 +92,7 @@ SCALES: dict[str, Scale] = {
                 updates=250, rounds=5, batch_size=64, learning_rate=2e-3, clip_norm=3.0
             ),
             "finetune": Recipe(
-                updates=300, rounds=6, batch_size=64, learning_rate=2e-3, clip_norm=3.0
+                updates=240, rounds=6, batch_size=64, learning_rate=2e-3, clip_norm=3.0
             ),
         },
     ),
