@@ -38,7 +38,13 @@ class Neighbours:
         def shown(value: Any) -> Any:
             return f"{value:.4g}" if isinstance(value, float) else value
 
-        near = [{name: shown(value) for name, value in row.items()} for row in self.people]
+        units = {"age": "y", "height": "cm", "weight": "kg"}
+        units |= {row["target"]: row["unit"] for row in self.predicted}
+        heads = {name: f"{name} [{unit}]" for name, unit in units.items() if unit}
+        near = [
+            {heads.get(name, name): shown(value) for name, value in row.items()}
+            for row in self.people
+        ]
         values = [
             (r["target"], f"{r['value']:.1f}", f"{r['lo']:.1f} to {r['hi']:.1f}", r["unit"])
             for r in self.predicted

@@ -168,6 +168,8 @@ def print_plan(targets: Sequence[Stage], store: Store, reporter: Reporter | None
             f"{amount(store.free())} free"
         )
     reporter.line(f"plan: {_count(len(run), 'stage')} to run, {len(found)} found{cost}")
+    if sum(size.values()) > store.free():
+        reporter.line("  too little room: the run will stop when the disk of the store is full")
     for kind, stages in (("run", run), ("found", found)):
         for label, group in _by_group(stages).items():
             parts = [f"  {kind:5}  {label}" + (f" x{len(group)}" if len(group) > 1 else "")]
