@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from benchmark.encoders import Encoders
 
-Modality = Literal["ecg", "cmr", "covariates"]
-
 
 class UserError(Exception):
     """Something the user can put right; shown as one line, without a traceback."""
@@ -39,8 +37,6 @@ class Cohort(Stage):
 
     name: ClassVar[str] = ""
     """What the command line calls it."""
-    official: ClassVar[bool] = False
-    """Whether boards of this cohort may be committed."""
     simulated: ClassVar[bool] = False
     """Whether its people exist only in a computer: only then may single ones be shown."""
 

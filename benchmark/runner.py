@@ -158,9 +158,10 @@ def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, 
     """Return, per method of the track, its score stages that are in the store.
 
     They are grouped by (head, modality, fraction); replicates are taken from 0 upwards without a
-    gap, so that equal stores give equal rows. All label fractions are looked for.
+    gap, so that equal stores give equal rows. All standard label fractions are looked for, not
+    only those of the request.
     """
-    everything = replace(request, fractions=FRACTIONS)
+    everything = replace(request, fractions=tuple({*FRACTIONS, *request.fractions}))
     cohort = request.make_cohort()
     found: dict[str, dict[tuple, tuple]] = {}
     for name, entry in registry().methods.items():
@@ -320,7 +321,4 @@ def _task(name: str) -> Task:
 
 def board_folder(request: Request) -> str:
     """Return ``<cohort>[-<preset>]-<scale>``."""
-    parts = [request.cohort]
-    if request.preset != "default":
-        parts.append(request.preset)
-    return "-".join([*parts, request.scale])
+    return f"{request.make_cohort().title}-{request.scale}"

@@ -35,7 +35,11 @@ class MMCL(TwoTower):
     paper: ClassVar[str] = "Turgut et al., Medical Image Analysis 101 (2025) 103451"
     variants: ClassVar[Mapping[str, Variant]] = {
         "mmcl": Variant(tracks=("harmonised",)),
-        "mmcl-wo-mdm": Variant({"ecg": None}, tracks=("harmonised",)),
+        "mmcl-wo-mdm": Variant(
+            {"ecg": None},
+            tracks=("harmonised",),
+            summary="MMCL without masked data modelling: a random ECG encoder is aligned.",
+        ),
     }
 
     ecg: Stage | None = MAE()

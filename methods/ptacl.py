@@ -41,7 +41,11 @@ class PTACL(TwoTower):
     paper: ClassVar[str] = "Selivanov et al., MICCAI 2025"
     variants: ClassVar[Mapping[str, Variant]] = {
         "ptacl": Variant(tracks=("harmonised",)),
-        "ptacl-global": Variant({"local_weight": 0.0}, tracks=("harmonised",)),
+        "ptacl-global": Variant(
+            {"local_weight": 0.0},
+            tracks=("harmonised",),
+            summary="PTACL's global loss alone: patients are contrasted, heartbeats are not.",
+        ),
     }
 
     ecg: Stage = MAE(ecg_encoder=PTACL_ECG, mask_ratio=0.75)

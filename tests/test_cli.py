@@ -69,12 +69,13 @@ def test_the_whole_path_from_nothing_to_boards(ecgcmr, shared_store, tmp_path):
 
 def test_own_rows_come_first_then_the_board(ecgcmr, shared_store, tmp_path):
     done = ecgcmr(
-        *("run", "--method", "random-init", "--task", "phenotype", "--fractions", "1.0"),
+        *("run", "--method", "random-init", "--task", "phenotype", "--fractions", "1.0,0.5"),
         *(*SMOKE, "--leaderboards", tmp_path),
         store=shared_store,
     )
     own, _, board = done.stdout.partition("# CMR phenotypes")
     assert "random-init" in own
+    assert "| 50% " in own
     assert "not run" in board
 
 

@@ -222,7 +222,6 @@ def test_identity() -> None:
     assert cohort.digest != SimulatedCohort(people=301).digest
     assert cohort.digest != SimulatedCohort(people=300, random_state=1).digest
     assert "workers" not in cohort.describe()
-    assert cohort.official
     assert cohort.title == "simulated"
     assert not cohort.inputs
     seconds, size = SimulatedCohort(people=6000).estimate()

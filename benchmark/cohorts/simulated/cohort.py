@@ -83,11 +83,6 @@ class SimulatedCohort(Cohort):
         return cls(preset=preset, people=PEOPLE[scale])
 
     @property
-    def official(self) -> bool:
-        """Boards of the default population may be committed."""
-        return self.preset == "default"
-
-    @property
     def title(self) -> str:
         """``simulated``, followed by the preset when it is not the default."""
         return "simulated" if self.preset == "default" else f"simulated-{self.preset}"
