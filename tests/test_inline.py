@@ -578,7 +578,7 @@ def test_an_error_after_a_take_over_is_no_failure(store):
     def rob(context):
         attempts.append(context.out)
         if len(attempts) == 1:
-            gone = replace(Holder.here(), start=1.0)  # has died since, or we would wait for it
+            gone = replace(Holder.mine(), start=1.0)  # has died since, or we would wait for it
             store._leases._replace(stage.digest, gone)
             shutil.rmtree(context.out)
         (context.out / "value").write_text("0")

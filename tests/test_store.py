@@ -51,7 +51,7 @@ def in_another_process(*arguments, **options):
 
 def abandon(leases, **changes):
     """Leave the lease of a holder that is not this process."""
-    holder = replace(Holder.here(), **changes)
+    holder = replace(Holder.mine(), **changes)
     leases._replace(DIGEST, holder)
     return holder
 
@@ -284,6 +284,29 @@ def test_a_process_elsewhere_is_judged_by_its_beat_alone(store, monkeypatch, els
     taken = leases.acquire(DIGEST)
     assert taken is not None
     taken.release()
+
+
+def test_work_of_several_threads_waits_for_free_cores(store, monkeypatch):
+    monkeypatch.setattr(lease_module, "PATIENCE_SECONDS", 0.3)
+    leases, other = store._leases, "b" * 64
+    first = leases.acquire(DIGEST, threads=2, cores=2)
+    assert leases.acquire(other, threads=2, cores=2) is None
+    assert leases.holder(other) is None, "nobody is at it: it waits for the cores"
+    for threads, cores in ((1, 2), (2, 4)):
+        leases.acquire(other, threads=threads, cores=cores).release()
+    first.release()
+    alone = leases.acquire(other, threads=16, cores=2)
+    assert alone is not None, "more threads than cores are no reason to wait for ever"
+    alone.release()
+
+    abandon(leases, start=1.0, threads=2)  # its process is gone
+    leases.acquire(other, threads=2, cores=2).release()
+    abandon(leases, host="other", threads=2)
+    leases.acquire(other, threads=2, cores=2).release()
+    abandon(leases, threads=2)  # lives, but is suspended: its beat stands still
+    assert leases.acquire(other, threads=2, cores=2) is None
+    time.sleep(0.4)
+    leases.acquire(other, threads=2, cores=2).release()
 
 
 def test_a_live_holder_beats_and_keeps_its_lease(store, monkeypatch):

@@ -45,20 +45,18 @@ class Holder:
     threads: int = 1
 
     @classmethod
-    def here(cls, threads: int = 1) -> Holder:
+    def mine(cls, threads: int = 1) -> Holder:
         """Return this process under a new token."""
         pid, start = os.getpid(), process_start(os.getpid()) or 0.0
         return cls(*_place(), pid, start, secrets.token_hex(8), threads=threads)
 
-    def runs_here(self) -> bool:
-        """Whether the process is at work on this machine."""
-        here = (self.host, self.boot_id, self.namespace) == _place()
-        return here and process_start(self.pid) == self.start
+    def here(self) -> bool:
+        """Whether the process lives, or lived, on this machine."""
+        return (self.host, self.boot_id, self.namespace) == _place()
 
     def gone(self) -> bool:
         """Whether the process lived here and is certainly no more."""
-        here = (self.host, self.boot_id, self.namespace) == _place()
-        return here and process_start(self.pid) != self.start
+        return self.here() and process_start(self.pid) != self.start
 
 
 @functools.cache
@@ -149,7 +147,7 @@ class Leases:
                 if busy and busy + threads > cores:
                     return None
             self._seen.pop(digest, None)
-            holder = Holder.here(threads)
+            holder = Holder.mine(threads)
             if text is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 with os.fdopen(os.open(self._path(digest), flags, 0o600), "w") as file:
@@ -159,8 +157,14 @@ class Leases:
         return Lease(self, digest, holder)
 
     def _threads_here(self) -> int:
-        holders = (_parse(self._read(path.stem)) for path in self._folder.glob("[!.]*.json"))
-        return sum(h.threads for h in holders if h is not None and h.runs_here())
+        threads = 0
+        for path in self._folder.glob("[!.]*.json"):
+            text = self._read(path.stem)
+            holder = _parse(text)
+            # Somebody who is gone or suspended uses no core.
+            if holder is not None and holder.here() and not self._stale(path.stem, text):
+                threads += holder.threads
+        return threads
 
     def _stale(self, digest: str, text: str) -> bool:
         holder = _parse(text)
