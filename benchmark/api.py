@@ -95,11 +95,16 @@ class Recipe(Spec):
     clip_norm: float | None = None
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.updates > self.rounds and self.updates % self.rounds:
+            raise UserError(f"{self.updates} updates cannot be cut into {self.rounds} rounds")
+
     def steps(self, people: int) -> tuple[int, int]:
         """Return (rounds, updates a round) for this many training people."""
         if self.updates:
             rounds = min(self.rounds, self.updates)
-            return rounds, max(1, round(self.updates / rounds))
+            return rounds, self.updates // rounds
         return self.epochs, max(1, people // min(self.batch_size, people)) if people else 0
 
 

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         help="shares of the training labels (default 1.0,0.1,0.01, nested)",
     )
     _add_place(run)
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    _add_device(run)
     run.add_argument(
         "--workers", type=int, metavar="N", help="worker processes (default: the usable cores)"
     )
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     near.add_argument("--k", type=int, default=5, help="how many people (default 5)")
     near.add_argument("--json", action="store_true", help="for programs")
-    near.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    _add_device(near)
     _add_place(near)
     return parser
 
@@ -132,6 +132,11 @@ def _command(
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(run=function)
     return parser
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    devices = ("auto", "cpu", "cuda", "mps")
+    parser.add_argument("--device", default="auto", choices=devices, help="default auto")
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
@@ -171,26 +176,22 @@ def _run(options: argparse.Namespace) -> int:
         dry_run=options.dry_run,
     )
     if outcome.report is not None:
-        _print_results(request, outcome.boards, options)
+        _print_results(request, outcome, options)
     return 0 if outcome.ok else 1
 
 
-def _print_results(request: Any, boards: Sequence[Path], options: argparse.Namespace) -> None:
-    """Print the rows that were asked for, then the boards they stand on."""
+def _print_results(request: Any, outcome: Any, options: argparse.Namespace) -> None:
+    """Print this run's rows, then the boards they stand on."""
     from benchmark.reports.boards import own_rows
-    from benchmark.reports.rows import read_rows
-    from benchmark.runner import board_folder
+    from benchmark.reports.rows import dumps
 
-    files = [
-        file
-        for file in read_rows(options.leaderboards / "rows" / board_folder(request))
-        if file["method"] in request.methods and file["task"] in request.tasks
-    ]
     if options.json:
-        print(json.dumps(files, indent=1))
+        print(dumps({"files": outcome.files}), end="")
         return
-    print(own_rows(files, request.fractions))
-    for board in boards:
+    print(own_rows(outcome.files, request.fractions))
+    for text in outcome.kept:
+        print(f"the board keeps the recorded rows of {text}: they have more replicates")
+    for board in outcome.boards:
         print()
         print(board.read_text().rstrip())
         print(f"\nboard: {_relative(board)}")
@@ -235,12 +236,13 @@ def _status(options: argparse.Namespace) -> int:
 
 def _boards(options: argparse.Namespace) -> int:
     from benchmark.registry import registry
-    from benchmark.runner import Request, render_board
+    from benchmark.runner import Request, prepare_folder, render_board
 
     tasks = tuple(registry().tasks)
     request = Request(
         methods=(), tasks=tasks, cohort=options.cohort, preset=options.preset, scale=options.scale
     )
+    prepare_folder(request, options.leaderboards)
     for name in tasks:
         path = render_board(request, registry().task(name), options.leaderboards)
         print(_relative(path))

@@ -55,14 +55,14 @@ def _methods(scale: str | None) -> list[dict[str, Any]]:
             "paper": entry.cls.paper or None,
             "modality": "+".join(method.modalities),
             "role": entry.variant.role,
-            "uses_labels": method.uses_labels,
+            "uses_labels": entry.uses_labels,
             "tracks": list(entry.variant.tracks),
             "origin": entry.origin,
         }
         if scale is not None:
             row["parameters"] = count_parameters(entry, scale)
         rows.append(row)
-    broken = {n: t for n, t in registry().broken.items() if not n.startswith("tasks.")}
+    broken = registry().broken
     return rows + [{"name": n, "summary": "broken plugin", "modality": "", "role": "broken",
                     "uses_labels": False, "paper": None, "tracks": [], "origin": n, "broken": t}
                    for n, t in broken.items()]  # fmt: skip
@@ -137,9 +137,9 @@ def status(store: Store, verify: bool) -> dict[str, Any]:
         kind["stages"] += 1
         kind["bytes"] += sum(file["bytes"] for file in manifest["files"].values())
         kind["seconds"] += manifest["seconds"]
-        cls = registry().classes.get(name)
-        recorded = (manifest.get("provenance") or {}).get("code")
-        if cls is not None and recorded != code_hash(cls.__module__):
+        made_by = manifest.get("provenance") or {}
+        module = made_by.get("module")
+        if module is not None and made_by.get("code") != code_hash(module):
             kind["changed"] += 1
     failures = store.failures()
     lines = [f"store: {store.root}"]

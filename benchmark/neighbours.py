@@ -97,7 +97,7 @@ def neighbours(
         job
         for task in tasks
         for job in jobs_of(entry, task, cohort, 0, request)
-        if job.modality == "ecg" and job.head == "linear"
+        if job.modality == "ecg" and job.head == "linear" and job.fraction == 1.0
     ]
     if not jobs:
         raise UserError(f"{method} has no frozen ECG encoder to compare recordings with")
@@ -106,7 +106,8 @@ def neighbours(
     view = embedding.method.views()["ecg"]
     if not isinstance(view, ECGView):
         raise UserError(f"{method} reads a view that a single recording cannot be given")
-    if not bring(heads, store, device=device).ok:
+    needed = [*heads, embedding, embedding.method, cohort]
+    if not bring(needed, store, device=device).ok:
         raise UserError(f"{method} could not be trained; see above")
 
     from benchmark.engine.training import load_encoders

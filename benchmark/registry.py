@@ -20,10 +20,10 @@ from types import ModuleType
 from typing import Any
 
 from benchmark.api import Cohort, Method, Task, UserError, Variant
-from benchmark.stage import Spec, Stage, bind, rewrite
+from benchmark.stage import Spec, bind, rewrite
 
 TRACKS = ("harmonised",)
-COHORTS = ("benchmark.cohorts.simulated.cohort",)
+OWN = ("benchmark.cohorts.simulated.cohort", "benchmark.cohorts.views")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class MethodEntry:
         """First line of the class docstring, unless the variant has its own."""
         return self.variant.summary or (inspect.getdoc(self.cls) or "").partition("\n")[0]
 
+    @property
+    def uses_labels(self) -> bool:
+        """Whether labels enter the representation in this setting."""
+        return self.cls().replace(**self.variant.fields).uses_labels
+
     def on_track(self, track: str, scale: str) -> Method:
         """Return the method with everything the track fixes, cohort and seed still unset."""
         method = self.cls().replace(**self.variant.fields)
@@ -55,7 +60,7 @@ class Registry:
     tasks: dict[str, Task] = field(default_factory=dict)
     cohorts: dict[str, type[Cohort]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
-    classes: dict[str, type[Stage]] = field(default_factory=dict)
+    classes: dict[str, type[Spec]] = field(default_factory=dict)
 
     def method(self, name: str) -> MethodEntry:
         """Return a method; raises `UserError` with the nearest names."""
@@ -108,7 +113,7 @@ def registry() -> Registry:
 
 
 def _modules(found: Registry) -> Iterator[ModuleType]:
-    names = list(COHORTS)
+    names = list(OWN)
     for package in ("methods", "tasks"):
         path = importlib.import_module(package).__path__
         names += [f"{package}.{m.name}" for m in pkgutil.iter_modules(path) if not m.ispkg]
@@ -122,11 +127,11 @@ def _modules(found: Registry) -> Iterator[ModuleType]:
 
 
 def _add(found: Registry, cls: type, origin: str) -> None:
-    if issubclass(cls, Stage):
+    if issubclass(cls, Spec):
         other = found.classes.setdefault(cls.__name__, cls)
         if other is not cls:
             # The class name is part of every digest: two meanings would share results.
-            raise ValueError(f"two stages are called {cls.__name__}: {other.__module__}, {origin}")
+            raise ValueError(f"two specs are called {cls.__name__}: {other.__module__}, {origin}")
     if issubclass(cls, Method):
         for name, variant in cls.__dict__.get("variants", {}).items():
             if name in found.methods:

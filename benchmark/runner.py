@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from benchmark.api import Cohort, Context, Task, Trainable, UserError
 from benchmark.engine.progress import Report, Reporter, print_plan
@@ -163,6 +165,10 @@ def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, 
     """
     everything = replace(request, fractions=tuple({*FRACTIONS, *request.fractions}))
     cohort = request.make_cohort()
+
+    def usable(score: Stage) -> bool:
+        return store.has(score.digest) and store.damage(score) is None
+
     found: dict[str, dict[tuple, tuple]] = {}
     for name, entry in registry().methods.items():
         if request.track not in entry.variant.tracks:
@@ -172,7 +178,7 @@ def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, 
             grown = False
             for job in jobs_of(entry, task, cohort, replicate, everything):
                 key = (job.head, job.modality, job.fraction)
-                if len(groups.get(key, ())) == replicate and store.has(job.score.digest):
+                if len(groups.get(key, ())) == replicate and usable(job.score):
                     groups[key] = (*groups.get(key, ()), job.score)
                     grown = True
             if not grown:
@@ -220,6 +226,8 @@ def run(
     """
     reporter = reporter or Reporter()
     wanted = plan(request)
+    if not dry_run:
+        prepare_folder(request, leaderboards)  # before hours of work, not after
     for text in wanted.not_applicable:
         reporter.line(f"not applicable: {text}")
     if not wanted.jobs:
@@ -229,16 +237,35 @@ def run(
     if dry_run:
         return Outcome()
     report = bring(targets, store, device=device, workers=workers, reporter=reporter)
-    boards = [write_board(request, task, store, leaderboards) for task in map(_task, request.tasks)]
-    return Outcome(report=report, boards=boards)
+    outcome = Outcome(report=report)
+    for task in map(registry().task, request.tasks):
+        files = own_files(request, task, store)
+        outcome.files += files
+        outcome.kept += record(files, leaderboards)
+        outcome.boards.append(render_board(request, task, leaderboards))
+    return outcome
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
-    """What a run left behind; ``report`` is None for a dry run."""
+    """What a run left behind.
+
+    Attributes
+    ----------
+    report
+        What became of the stages; None for a dry run.
+    files
+        The rows of this run, as they would be written to an empty folder.
+    kept
+        Methods and tasks whose recorded rows have more replicates than this run and stay.
+    boards
+        The rendered Markdown files.
+    """
 
     report: Report | None = None
-    boards: Sequence[Path] = ()
+    files: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    boards: list[Path] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -246,12 +273,11 @@ class Outcome:
         return self.report is None or self.report.ok
 
 
-def write_board(request: Request, task: Task, store: Store, leaderboards: Path) -> Path:
-    """Write the rows of the requested methods from their scores, then render the task's board."""
+def own_files(request: Request, task: Task, store: Store) -> list[dict[str, Any]]:
+    """Return the rows files of the requested methods, from the scores in the store."""
     from benchmark.reports.collect import Scored, rows_file
-    from benchmark.reports.rows import write_rows
 
-    folder = leaderboards / "rows"
+    files = []
     available = {
         name: [Scored(name, *key, scores=scores) for key, scores in groups.items()]
         for name, groups in scored(request, store, task).items()
@@ -268,12 +294,48 @@ def write_board(request: Request, task: Task, store: Store, leaderboards: Path) 
             "scale": request.scale,
             "track": request.track,
             "role": entry.variant.role,
-            "uses_labels": entry.cls().uses_labels,
+            "uses_labels": entry.uses_labels,
         }
         others = [theirs for other, theirs in available.items() if other != name]
-        file = rows_file(header, available[name], others, task.primary, task.reference, store)
-        write_rows(folder, file)
-    return render_board(request, task, leaderboards)
+        files.append(
+            rows_file(header, available[name], others, task.primary, task.reference, store)
+        )
+    return files
+
+
+def record(files: Sequence[dict[str, Any]], leaderboards: Path) -> list[str]:
+    """Merge rows into the published ones; return what stayed because it has more replicates."""
+    from benchmark.reports.rows import read_file, write_rows
+
+    kept = []
+    for file in files:
+        path = write_rows(leaderboards / "rows", file)
+        digests = {row["result"]["digest"] for row in read_file(path)["rows"]}
+        if any(row["result"]["digest"] not in digests for row in file["rows"]):
+            kept.append(f"{file['method']} on {file['task']}")
+    return kept
+
+
+def prepare_folder(request: Request, leaderboards: Path) -> None:
+    """Make the folder of the rows and read what is there.
+
+    Raises
+    ------
+    UserError
+        When it cannot be written to or holds something that is no rows file.
+    """
+    from benchmark.reports.rows import read_rows
+
+    rows = leaderboards / "rows" / board_folder(request)
+    try:
+        rows.mkdir(parents=True, exist_ok=True)
+        (leaderboards / board_folder(request)).mkdir(exist_ok=True)
+        writable = os.access(rows, os.W_OK)
+    except OSError as error:
+        raise UserError(f"cannot write to {leaderboards}: {error.strerror}") from None
+    if not writable:
+        raise UserError(f"cannot write to {leaderboards}: no permission")
+    read_rows(rows)
 
 
 def render_board(request: Request, task: Task, leaderboards: Path) -> Path:
@@ -292,8 +354,8 @@ def render_board(request: Request, task: Task, leaderboards: Path) -> Path:
             Expected(
                 name=name,
                 role=entry.variant.role,
-                uses_labels=entry.cls().uses_labels,
-                modalities=_scored_modalities(entry, task, request),
+                uses_labels=entry.uses_labels,
+                places=_places(entry, task, request),
             )
             for name, entry in registry().methods.items()
             if request.track in entry.variant.tracks
@@ -303,20 +365,15 @@ def render_board(request: Request, task: Task, leaderboards: Path) -> Path:
         fingerprint=cohort.digest,
     )
     name = board_folder(request)
-    rows = leaderboards / "rows" / name
-    rows.mkdir(parents=True, exist_ok=True)
-    render(rows, leaderboards / name, info)
+    render(leaderboards / "rows" / name, leaderboards / name, info)
     return leaderboards / name / f"{task.name}.md"
 
 
-def _scored_modalities(entry: MethodEntry, task: Task, request: Request) -> tuple[str, ...]:
-    """Modalities in which a board has a place for the method."""
-    jobs = jobs_of(entry, task, request.make_cohort(), 0, request)
-    return tuple(sorted({job.modality for job in jobs}))
-
-
-def _task(name: str) -> Task:
-    return registry().task(name)
+def _places(entry: MethodEntry, task: Task, request: Request) -> frozenset[tuple[str, float]]:
+    """Modalities and fractions for which a board has a place, whatever this request asks for."""
+    everything = replace(request, fractions=FRACTIONS)
+    jobs = jobs_of(entry, task, request.make_cohort(), 0, everything)
+    return frozenset((job.modality, job.fraction) for job in jobs)
 
 
 def board_folder(request: Request) -> str:

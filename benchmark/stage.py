@@ -47,8 +47,8 @@ class Spec:
         # 1 and 1.0 are equal to Python but not to JSON: a float field always holds a float.
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type in ("float", float) and isinstance(value, int):
-                object.__setattr__(self, field.name, float(value))
+            if "float" in str(field.type) and "int" not in str(field.type):
+                object.__setattr__(self, field.name, _as_float(value))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -117,6 +117,8 @@ class Stage(Spec):
     """
 
     threads: ClassVar[int] = 1
+    pools: ClassVar[bool] = False
+    """Whether the work is spread over ``context.workers`` workers."""
 
     def run(self, context: Context) -> None:
         """Do the work and leave the results as files in ``context.out``."""
@@ -212,6 +214,12 @@ def topological(targets: Iterable[Stage]) -> list[Stage]:
     for target in targets:
         visit(target)
     return list(order.values())
+
+
+def _as_float(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_as_float(item) for item in value)
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _canonical(value: Any, where: str, leave_out: frozenset[str]) -> Any:

@@ -30,6 +30,10 @@ class MMCL(TwoTower):
     Turgut et al. 2025, sections 3.1-3.3. Both encoders stay trainable. ``image_weight`` is lambda,
     the weight of the image-anchored term. Without masked data modelling (``mmcl-wo-mdm``) the ECG
     encoder starts from random weights; the image encoder is pretrained in both.
+
+    Departures: the image encoder is the track's transformer, the paper's a ResNet50; every pair is
+    augmented, the paper's with probability 0.95; features are pooled after the encoder's own norm,
+    without a fresh one or drop path; AdamW as the paper says, where its code has Adam.
     """
 
     paper: ClassVar[str] = "Turgut et al., Medical Image Analysis 101 (2025) 103451"

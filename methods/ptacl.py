@@ -11,6 +11,7 @@ from benchmark.cohorts.views import RPeaks
 from benchmark.stage import Stage
 from methods.blocks.backbones import ECGViT
 from methods.blocks.bases import TwoTower
+from methods.blocks.masked_autoencoder import Decoder
 from methods.cmr_mae import CMRMAE
 from methods.mae import MAE
 
@@ -34,6 +35,9 @@ class PTACL(TwoTower):
     those temporal tokens; negatives are the other phases of the same person, so no projection is
     needed as both encoders share one width. Optimiser, batch and projector are unstated.
 
+    Departures: the ECG autoencoder reconstructs all patches, the paper's the hidden ones alone, and
+    positions are fixed sine-cosine tables, the paper's learned.
+
     ``sigma`` 0.1 and temperatures 0.1 / 1.0 are the paper's regression model; its retrieval
     figures come from another training (0; 0.07 / 0.07). Here one model serves every task.
     """
@@ -48,7 +52,13 @@ class PTACL(TwoTower):
         ),
     }
 
-    ecg: Stage = MAE(ecg_encoder=PTACL_ECG, mask_ratio=0.75)
+    ecg: Stage = MAE(
+        ecg_encoder=PTACL_ECG,
+        mask_ratio=0.75,
+        mse_weight=1.0,
+        ncc_weight=0.0,
+        decoder=Decoder(width=256, depth=1, heads=4),
+    )
     cmr: Stage = CMRMAE()
     ecg_encoder: ECGViT = PTACL_ECG
     frozen_blocks: int = 2

@@ -167,6 +167,7 @@ def test_two_identical_commands_at_once_share_the_work(tmp_path):
         (("--method", "mae", "--task", "cvd", "--cohort", "ukbb"), "no cohort is called"),
         (("--method", "mae", "--task", "cvd", "--preset", "odd"), "unknown preset"),
         (("--method", "mae", "--task", "cvd", "--workers", "0"), "at least 1"),
+        (("--method", "mae", "--task", "cvd", "--leaderboards", "/dev/null/x"), "cannot write"),
         (("--method", "supervised", "--task", "retrieval"), "none of the methods applies"),
     ],
 )
@@ -208,6 +209,34 @@ def test_a_damaged_artifact_is_found_and_made_again(ecgcmr, tmp_path):
     assert "Covariates" in done.stderr
     assert "is damaged (array.npy)" in done.stderr
     assert "all checksums agree" in ecgcmr("status", "--verify", store=store).stdout
+
+
+def test_a_damaged_score_is_found_and_made_again(ecgcmr, tmp_path):
+    store = tmp_path / "store"
+    request = ("run", "--method", "tabular", "--task", "phenotype", *SMOKE)
+    place = ("--leaderboards", tmp_path / "lb")
+    ecgcmr(*request, *place, store=store)
+    before = tree(tmp_path / "lb")
+    opened = Store(store)
+    scores = [d for d in opened.stages() if opened.manifest(d)["stage"]["name"] == "Score"]
+    for digest in scores:
+        file = opened.path(digest) / "score.json"
+        file.chmod(0o600)
+        file.write_text(file.read_text()[:-40])
+    done = ecgcmr(*request, *place, store=store)
+    assert done.stderr.count("is damaged (score.json); it is made again") == len(scores)
+    assert tree(tmp_path / "lb") == before
+
+
+def test_fewer_replicates_are_shown_but_do_not_replace_more(ecgcmr, shared_store, tmp_path):
+    request = ("run", "--method", "random-init", "--task", "retrieval", *SMOKE)
+    place = ("--leaderboards", tmp_path / "lb")
+    ecgcmr(*request, "--seeds", "2", *place, store=tmp_path / "two")
+    before = tree(tmp_path / "lb")
+    done = ecgcmr(*request, *place, store=tmp_path / "one")
+    assert "the board keeps the recorded rows of random-init on retrieval" in done.stdout
+    assert "one checkpoint" in done.stdout.partition("# Retrieval")[0]
+    assert tree(tmp_path / "lb") == before
 
 
 def test_lists_are_for_programs_too(ecgcmr, tmp_path):

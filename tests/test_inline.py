@@ -562,9 +562,9 @@ def test_a_suspended_run_is_taken_over_and_yields(store, tmp_path, monkeypatch):
 
 def test_an_artifact_committed_just_before_the_claim_is_used(store):
     class Late(Store):
-        def claim(self, stage):
+        def claim(self, stage, workers=1):
             do(Store(self.root), stage)
-            return super().claim(stage)
+            return super().claim(stage, workers)
 
     report, _ = do(Late(store.root), ONE)
     assert CALLS == [ONE]

@@ -65,7 +65,7 @@ def test_a_broken_file_is_reported_and_the_rest_go_on(drop):
 
 def test_two_stages_of_one_name_are_refused(drop):
     found = drop("again", PLUGIN.replace("class Twist", "class PTACL"))
-    assert "two stages are called PTACL" in found.broken["methods.again"]
+    assert "two specs are called PTACL" in found.broken["methods.again"]
 
 
 def test_two_methods_of_one_name_are_refused(drop):

@@ -31,6 +31,7 @@ MARK_EVERY = 30.0  # seconds between notes of how far a view is; less is not wor
 class BlockwiseView(View):
     """A view computed block by block of people, each person independently of all others."""
 
+    pools: ClassVar[bool] = True
     dtype: ClassVar[str] = "float32"
     block: ClassVar[int] = 32
     cost: ClassVar[float] = 0.0
@@ -94,8 +95,8 @@ def _fill(
     finally:
         pool.shutdown(cancel_futures=True)
     array.flush()
+    mark.unlink(missing_ok=True)  # first: a mark without its array could not be resumed from
     path.rename(context.out / "array.npy")
-    mark.unlink(missing_ok=True)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -43,12 +43,13 @@ class Holder:
     token: str
     beat: int = 0
     threads: int = 1
+    cpus: tuple[int, ...] = ()
 
     @classmethod
     def mine(cls, threads: int = 1) -> Holder:
         """Return this process under a new token."""
         pid, start = os.getpid(), process_start(os.getpid()) or 0.0
-        return cls(*_place(), pid, start, secrets.token_hex(8), threads=threads)
+        return cls(*_place(), pid, start, secrets.token_hex(8), threads=threads, cpus=_cpus())
 
     def here(self) -> bool:
         """Whether the process lives, or lived, on this machine."""
@@ -73,6 +74,12 @@ def _place() -> tuple[str, str, str]:
         import psutil
 
         return platform.node(), str(int(psutil.boot_time())), ""
+
+
+def _cpus() -> tuple[int, ...]:
+    """Cores this process may use: batch jobs on one machine are given different ones."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return tuple(sorted(affinity(0))) if affinity else ()
 
 
 def process_start(pid: int) -> float | None:
@@ -148,21 +155,21 @@ class Leases:
                     return None
             self._seen.pop(digest, None)
             holder = Holder.mine(threads)
-            if text is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                with os.fdopen(os.open(self._path(digest), flags, 0o600), "w") as file:
-                    file.write(json.dumps(asdict(holder)))
-            else:
-                self._replace(digest, holder)
+            # The lock makes this exclusive; a rename, because a full disk would otherwise leave
+            # an empty lease that names nobody.
+            self._replace(digest, holder)
         return Lease(self, digest, holder)
 
     def _threads_here(self) -> int:
-        threads = 0
+        threads, mine = 0, set(_cpus())
         for path in self._folder.glob("[!.]*.json"):
             text = self._read(path.stem)
             holder = _parse(text)
+            if holder is None or not holder.here():
+                continue
+            elsewhere = holder.cpus and mine and not mine & set(holder.cpus)
             # Somebody who is gone or suspended uses no core.
-            if holder is not None and holder.here() and not self._stale(path.stem, text):
+            if not elsewhere and not self._stale(path.stem, text):
                 threads += holder.threads
         return threads
 
@@ -259,6 +266,7 @@ class Lease:
 
 def _parse(text: str | None) -> Holder | None:
     try:
-        return Holder(**json.loads(text or ""))
+        fields = json.loads(text or "")
+        return Holder(**{**fields, "cpus": tuple(fields.get("cpus", ()))})
     except (ValueError, TypeError):
         return None

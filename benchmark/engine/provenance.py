@@ -26,6 +26,7 @@ _SAMPLE_SECONDS = 0.1
 def provenance(stage_class: type) -> dict[str, Any]:
     """Return code hash, git state, library versions and hardware, ready for JSON."""
     return {
+        "module": stage_class.__module__,
         "code": code_hash(stage_class.__module__),
         **_git(),
         "python": platform.python_version(),

@@ -186,6 +186,14 @@ class Store:
                 raise CorruptArtifactError(digest, name)
         self._verified.add(digest)
 
+    def damage(self, stage: Stage) -> str | None:
+        """Return which file of an artifact cannot be used, or None when all is well."""
+        try:
+            self.open(stage)
+        except ArtifactError as error:
+            return error.file
+        return None
+
     def quarantine(self, digest: str) -> None:
         """Move a damaged artifact to ``corrupt/``, so that it is made again.
 
@@ -264,14 +272,15 @@ class Store:
         """Return who is at work on a stage."""
         return self._leases.holder(digest)
 
-    def claim(self, stage: Stage) -> Claim | None:
+    def claim(self, stage: Stage, workers: int = 1) -> Claim | None:
         """Begin work on a stage, or return None while somebody else is at it.
 
-        None too while a stage of several threads would not find its cores free.
+        None too while a stage that keeps several cores busy would not find them free.
 
         A claim may be got for a stage that was committed a moment before: ask `has` again.
         """
-        lease = self._leases.acquire(stage.digest, stage.threads, usable_cores())
+        busy = max(stage.threads, workers if stage.pools else 1)
+        lease = self._leases.acquire(stage.digest, busy, usable_cores())
         if lease is None:
             return None
         try:

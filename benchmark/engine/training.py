@@ -22,7 +22,7 @@ from lightning.fabric import Fabric
 from safetensors.torch import load_file, save
 from torch import nn
 
-from benchmark.api import Batch, Context, Trainable, View
+from benchmark.api import Batch, Context, Trainable, UserError, View
 from benchmark.cohorts.cohort import CohortData
 from benchmark.encoders import Encoders
 
@@ -99,6 +99,8 @@ def train(trainable: Trainable, context: Context) -> None:
         When a training or validation loss is not finite.
     """
     training, validation, scaling = _people(trainable, context)
+    if not len(training) or not len(validation):
+        raise UserError(f"{trainable.label}: there are no training or no validation people")
     encoders = build(trainable)
     for part, source in trainable.initial_weights().items():
         weights = load_file(context.open(source) / "weights.safetensors")
@@ -126,9 +128,6 @@ def _optimise(
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     recipe = trainable.recipe
     rounds, steps = recipe.steps(len(training))
-    # Read when CUDA starts; without it, deterministic algorithms refuse to multiply matrices there.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
     fabric = Fabric(accelerator=context.device, devices=1, precision=recipe.precision)
     frozen = trainable.frozen(encoders)
     for module in frozen:
@@ -167,16 +166,17 @@ def _optimise(
             state = {"training": True, "progress": step / total}
             terms = objective(training.batch(order.at(step), fabric.device, **state))
             loss = sum(terms.values())
+            value = loss.item()
+            if not math.isfinite(value):
+                raise NonFiniteLossError(f"the training loss is {value} at update {step}")
             optimiser.zero_grad(set_to_none=True)
             fabric.backward(loss)
             if recipe.clip_norm:
                 fabric.clip_gradients(objective, optimiser, max_norm=recipe.clip_norm)
             optimiser.step()
             trainable.after_step(encoders, (step + 1) / total)
-            running += loss.item()
-            if not math.isfinite(running):
-                raise NonFiniteLossError(f"the training loss is {loss.item()} at update {step}")
-            context.progress(step + 1, total, "updates", f"loss {loss.item():.3f}")
+            running += value
+            context.progress(step + 1, total, "updates", f"loss {value:.3f}")
         measured = _validate(trainable, objective, validation, fabric.device)
         history.append({"training": running / steps, **measured})
         if measured["validation"] < best_loss or best is None:

@@ -67,7 +67,8 @@ class Embed(Stage):
 
     def estimate(self) -> tuple[float, float]:
         """Return about 5 ms a person and modality."""
-        return 20.0 * len(self.method.modalities), 5e6
+        people = getattr(self.method.cohort, "people", 6000)
+        return 4e-3 * people * len(self.method.modalities), 5e6
 
 
 def encode(

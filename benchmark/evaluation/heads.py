@@ -155,7 +155,10 @@ def ridge(x, y, x_validation, y_validation) -> tuple[np.ndarray, np.ndarray, lis
         shrunk = 1 / (values.clip(min=0)[None] + RIDGE_PENALTIES[:, None])  # (penalties, width)
         seen = ((x_validation - centre) @ vectors)[None] * shrunk[:, None]
         error = np.square(seen @ projected + level - y_validation[:, columns])
-        best = np.nanmean(error, axis=1).argmin(axis=0)
+        # Without validation values nothing can be chosen by: the strongest penalty.
+        blank = ~np.isfinite(y_validation[:, columns]).any(axis=0)
+        best = np.where(np.isnan(error), 0, error).sum(axis=1).argmin(axis=0)
+        best = np.where(blank, len(RIDGE_PENALTIES) - 1, best)
         for place, column in enumerate(columns):
             weights[:, column] = vectors @ (shrunk[best[place]] * projected[:, place])
             intercept[column] = level[place] - centre @ weights[:, column]

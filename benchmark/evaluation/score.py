@@ -25,7 +25,7 @@ class Score(Stage):
 
     ``head`` is any stage with a cohort, a task, a fraction and ``predictions``. Leaves
     ``score.json``, a list of cells, and ``influence.npy`` (test people, cells), plus for the
-    median rank ``median_draws.npy`` (draws, targets and mean). The target ``mean`` averages over
+    median rank ``draws_<metric>.npy`` (draws, targets and mean). The target ``mean`` averages over
     targets.
     """
 
@@ -138,6 +138,8 @@ def _mean_cell(block: list[dict[str, Any]], endpoint: tuple[str, ...], metric: M
         mean[key] = float(np.mean([cell[key] for cell in members])) if ok else None
     mean["n"] = max((cell["n"] for cell in members), default=0)
     mean["n_min"] = min((cell["n_min"] for cell in members), default=0)
+    if members and "without_match" in members[0]:
+        mean["without_match"] = max(cell["without_match"] for cell in members)
     mean["members"] = [cell["target"] for cell in members]
     return mean
 

@@ -33,6 +33,8 @@ MEAN = "mean"  # the target of primary endpoints
 NO_HEAD = "none"  # retrieval ranks features as they are
 LEVEL = 0.05
 NOT_RUN, NOT_COMPARED, BLANK = "not run", "not compared", "-"
+NOT_APPLICABLE = "not applicable"
+OTHER = "other cohort or task version, see below"
 MODALITIES = {"ecg": "ECG", "cmr": "CMR", "ecg-cmr": "ECG to CMR", "covariates": "covariates"}
 BLOCKS = {
     "label-free": "Ranked: representations learned without labels",
@@ -42,7 +44,8 @@ BLOCKS = {
 CSV_FIELDS = (
     *("modality", "fraction", "section_head", "block", "method", "head", "row_modality"),
     *("target", "metric", "status", "value", "lo", "hi", "se", "replicates", "n", "positives"),
-    *("chance", "difference", "difference_lo", "difference_hi", "p", "p_holm", "resolvable"),
+    *("chance", "difference", "difference_lo", "difference_hi", "difference_replicates"),
+    *("p", "p_holm", "resolvable"),
     *("rank_lo", "rank_hi", "letters", "notes", "digest"),
 )
 
@@ -51,13 +54,13 @@ CSV_FIELDS = (
 class Expected:
     """A method the board has a place for, run or not.
 
-    ``modalities`` are those it can be scored in, None for all.
+    ``places`` are the modalities and label fractions it can be scored in, None for all.
     """
 
     name: str
     role: str = "ranked"
     uses_labels: bool = False
-    modalities: tuple[str, ...] | None = None
+    places: frozenset[tuple[str, float]] | None = None
 
     @property
     def block(self) -> str:
@@ -129,6 +132,7 @@ class _Difference:
     p: float
     v: float
     nu: float | None
+    replicates: int
 
     @property
     def resolvable(self) -> float | None:
@@ -249,7 +253,9 @@ class _Board:
             ends = [None if entry[e] is None else sign * entry[e] for e in ("lo", "hi")]
             lo, hi = ends[::sign]
             value = sign * entry["difference"]
-            return _Difference(value, lo, hi, entry["p"], entry["v"], entry["nu"])
+            return _Difference(
+                value, lo, hi, entry["p"], entry["v"], entry["nu"], entry["replicates"]
+            )
         return None
 
     # ------------------------------------------------------------------ sections
@@ -287,24 +293,31 @@ class _Board:
         exact = (method.name, head, modality, *rest)
         if exact in self.results:
             return _Line(method, head, modality, self.results[exact])
-        possible = method.modalities is None or modality in method.modalities
+        near = (modality, "covariates")
         if method.block == "unranked":
             # References may be tied to a head of their own, or read covariates only, and stand in
             # every section all the same.
             found = sorted(
                 (key[2] != modality, key[1], key[2])
                 for key in self.results
-                if key[0] == method.name and key[3:] == rest and key[2] in (modality, "covariates")
+                if key[0] == method.name and key[3:] == rest and key[2] in near
             )
             if found:
                 _, own_head, own_modality = found[0]
                 result = self.results[method.name, own_head, own_modality, *rest]
                 return _Line(method, own_head, own_modality, result)
-            possible = possible or "covariates" in method.modalities
-        if not possible:
-            return None
-        absent = "other cohort or task version, see below" if exact in self.others else NOT_RUN
-        return _Line(method, head, modality, None, absent)
+            elsewhere = any(
+                key[0] == method.name and key[3:] == rest and key[2] in near for key in self.others
+            )
+        else:
+            near, elsewhere = (modality,), exact in self.others
+        if elsewhere:
+            return _Line(method, head, modality, None, OTHER)
+        if method.places is None or any((m, fraction) in method.places for m in near):
+            return _Line(method, head, modality, None, NOT_RUN)
+        if method.places and not any(m in near for m, _ in method.places):
+            return None  # an ECG encoder has no place among those that search CMR
+        return _Line(method, head, modality, None, NOT_APPLICABLE)
 
     def _family(
         self, lines: list[_Line], reference: _Line | None, what: tuple[str, str, float]
@@ -388,7 +401,8 @@ class _Board:
             title += [f"{_labels(head, fraction)} of labels", f"{head} head"]
         parts = [f"## {', '.join(title)}"]
         if all(line.result is None for line in lines):
-            return [*parts, "Nothing run yet."]
+            others = any(line.absent == OTHER for line in lines)
+            return [*parts, "No comparable rows, see below." if others else "Nothing run yet."]
         if head != self.info.heads[0]:
             ranked = [x for x in lines if x.method.block != "unranked"]
             missing = [line.method.name for line in ranked if line.result is None]
@@ -409,10 +423,31 @@ class _Board:
             missing = family.pairs - len(family.p)
             if missing:
                 parts.append(f"{missing} of {family.pairs} pairs {NOT_COMPARED}.")
+            if block != "unranked":
+                parts += self._against_references(members, lines, (MEAN, metric, fraction))
         parts += self._warnings(lines)
         parts += self._other_metrics(lines, metric, fraction)
         parts += self._per_target(lines, metric, fraction)
         return parts
+
+    def _against_references(
+        self, members: list[_Line], lines: list[_Line], what: tuple[str, str, float]
+    ) -> list[str]:
+        """Set each ranked method beside what needs no representation learning."""
+        references = [x for x in lines if x.method.block == "unranked" and x.value is not None]
+        members = [line for line in members if line.value is not None]
+        if not (references and members):
+            return []
+        rows = []
+        for line in members:
+            cells = []
+            for other in references:
+                d = self._difference(line, other, *what)
+                cells.append(NOT_COMPARED if d is None else f"{_shown(d)}, p {_p(d.p)}")
+            rows.append([line.method.name, *cells])
+        headers = ["method", *(f"minus {other.method.name}" for other in references)]
+        caption = "Against the references (difference [95% interval], p uncorrected):"
+        return [caption, _table(headers, rows)]
 
     def _reference(self, lines: list[_Line], modality: str) -> _Line | None:
         name = self.info.reference.get(modality)
@@ -469,10 +504,10 @@ class _Board:
         d = self._difference(line, reference, *what)
         if d is None:
             return [NOT_COMPARED, NOT_COMPARED, BLANK]
-        places = _places(math.sqrt(d.v))
-        difference = f"{d.value:+.{places}f}"
-        if d.lo is not None:
-            difference += f" [{d.lo:+.{places}f}, {d.hi:+.{places}f}]"
+        difference, places = _shown(d), _places(math.sqrt(d.v))
+        most = max(line.result["replicates"], reference.result["replicates"])
+        if d.replicates < most:
+            difference += f" (of the {d.replicates} common replicates)"
         p = family.p.get(frozenset((line.method.name, reference.method.name)))
         return [difference, BLANK if p is None else _p(p), _number(d.resolvable, places)]
 
@@ -541,7 +576,14 @@ class _Board:
                 shown = [BLANK if r is None else _fact(r, field) for r in known]
                 head.append([f"*{field}*", *shown])
         body = [
-            [line.method.name, *(_estimate(r) if r else NOT_RUN for r in row)]
+            [
+                line.method.name,
+                # Only a search across modalities can find the own scan.
+                *(
+                    _estimate(r) if r else BLANK if metric.endswith("+self") else NOT_RUN
+                    for r, (_, metric) in zip(row, columns, strict=True)
+                ),
+            ]
             for line, row in zip(lines, cells, strict=True)
         ]
         return head + body
@@ -553,7 +595,7 @@ class _Board:
                 *(metric, _estimate(r), str(r["task_version"]), r["cohort_fingerprint"][:12]),
             ]
             for (method, head, modality, target, metric, fraction), r in sorted(self.others.items())
-            if target == MEAN and metric == self.info.primary.get(modality)
+            if target == MEAN and metric in self.info.primary.values()
         ]
         if not rows:
             return []
@@ -602,7 +644,9 @@ class _Board:
                             "difference": d.value,
                             "difference_lo": d.lo,
                             "difference_hi": d.hi,
-                            "p": d.p,
+                            # Per target it would be one of many tests, uncorrected.
+                            "p": d.p if target == MEAN else None,
+                            "difference_replicates": d.replicates,
                             "resolvable": _round(d.resolvable),
                         }
                     if family and (target, metric) == (MEAN, primary):
@@ -640,7 +684,7 @@ class _Family:
 # ---------------------------------------------------------------------------------- cost
 
 _COST_KEY = ("method", "task", "track", "modality", "head", "fraction")
-_COST_FIELDS = (*_COST_KEY, *RUN_FIELDS)
+_COST_FIELDS = (*_COST_KEY, "replicates", *RUN_FIELDS)
 
 
 def _costs(files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -649,11 +693,12 @@ def _costs(files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for file in files:
         for row in file["rows"]:
             fields = {**file, **row}
-            groups.setdefault(tuple(fields[name] for name in _COST_KEY), []).append(row["run"])
+            run = {**row["run"], "replicates": row["result"]["replicates"]}
+            groups.setdefault(tuple(fields[name] for name in _COST_KEY), []).append(run)
     records = []
     for key, runs in sorted(groups.items()):
         record = dict(zip(_COST_KEY, key, strict=True))
-        for name in RUN_FIELDS:
+        for name in ("replicates", *RUN_FIELDS):
             known = [run[name] for run in runs if run.get(name) is not None]
             record[name] = max(known, default=None)
         records.append(record)
@@ -666,6 +711,7 @@ def cost_markdown(files: Sequence[Mapping[str, Any]]) -> str:
         [
             *(str(record[name]) for name in ("method", "task", "track", "modality", "head")),
             _labels(record["head"], record["fraction"]),
+            str(record["replicates"]),
             *(_number(record[f"{s}_seconds"], 1) for s in ("pretraining", "embedding", "head")),
             _number((record["peak_memory_bytes"] or 0) / 2**30 or None, 2),
             record["device"] or BLANK,
@@ -673,16 +719,25 @@ def cost_markdown(files: Sequence[Mapping[str, Any]]) -> str:
         ]
         for record in _costs(files)
     ]
-    headers = ["method", "task", "track", "modality", "head", "labels", "pretraining [s]"]
-    headers += ["embedding [s]", "head [s]", "peak memory [GiB]", "device", "git"]
+    headers = ["method", "task", "track", "modality", "head", "labels", "replicates"]
+    headers += ["pretraining [s]", "embedding [s]", "head [s]", "process memory [GiB]"]
+    headers += ["device", "git"]
     text = (
         "Seconds are sums over replicates, measured where each stage first ran; a stage that "
-        "methods share is counted in each."
+        "methods share is counted in each. Process memory is the largest the process had while "
+        "one of the stages ran, whatever else it still held."
     )
     return "\n\n".join(["# Cost", text, _table(headers, rows)]) + "\n"
 
 
 # ---------------------------------------------------------------------------------- formats
+
+
+def _shown(d: _Difference) -> str:
+    """Return a difference with its interval, to the digits of its standard error."""
+    places = _places(math.sqrt(d.v))
+    interval = "" if d.lo is None else f" [{d.lo:+.{places}f}, {d.hi:+.{places}f}]"
+    return f"{d.value:+.{places}f}{interval}"
 
 
 def _labels(head: str, fraction: float) -> str:

@@ -5,6 +5,7 @@ Influence values are read here, turned into variances and comparisons, and dropp
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.api import Method, Metric, Trainable
-from benchmark.engine.store import Store
+from benchmark.engine.store import ArtifactError, Store
 from benchmark.evaluation.embed import Embed
 from benchmark.evaluation.score import MEAN, Score
 from benchmark.reports.rows import Cell, row_of, versus_of
@@ -127,7 +128,8 @@ def rows_file(
                 family = "ecg-cmr" if "ecg-cmr" in (other.modality, cell.modality) else "ecg"
                 if cell.metric != primary.get(family):
                     continue
-                if cell.target != MEAN and reference.get(family) != other.method:
+                tested = reference.get(family) in (cell.method, other.method)
+                if cell.target != MEAN and not tested:
                     continue
                 entry = versus_of(cell, other)
                 if entry is not None:
@@ -139,7 +141,8 @@ def run_of(scored: Scored, store: Store) -> dict[str, Any]:
     """Return what the rows of a head cost, summed over replicates, shared stages counted once."""
     manifests: dict[str, tuple[Stage, dict[str, Any]]] = {}
     for stage in topological(scored.scores):
-        if store.has(stage.digest):
+        # A damaged input of finished work is nobody's business here: its cost is left out.
+        with contextlib.suppress(ArtifactError):
             manifests[stage.digest] = (stage, store.manifest(stage.digest))
     seconds = {"pretraining_seconds": 0.0, "embedding_seconds": 0.0, "head_seconds": 0.0}
     memory, device, git = 0, None, None

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.api import UserError
-from benchmark.evaluation.statistics import Scale, compare, estimate, resolvable_difference
+from benchmark.evaluation.statistics import Scale, compare, estimate
 
 KEY = ("head", "modality", "target", "metric", "fraction")
 FILE_FIELDS = (
@@ -161,7 +161,6 @@ def row_of(cell: Cell, run: Mapping[str, Any] | None = None) -> dict[str, Any]:
         "sigma2": None,
         "v": None,
         "nu": None,
-        "resolvable": None,
         "n": cell.n,
         "positives": cell.positives,
         "chance": cell.chance,
@@ -195,7 +194,6 @@ def _numbers(cell: Cell) -> dict[str, Any]:
     e = estimate(theta, cell.psi, cell.smallest, cell.scale)
     numbers |= {name: getattr(e, name) for name in ("v_subj", "s2", "e2", "sigma2", "v", "nu")}
     numbers["se"] = math.sqrt(e.v)
-    numbers["resolvable"] = resolvable_difference(e.v, e.nu)
     if cell.positives is None or cell.positives >= MINIMUM_POSITIVES:
         numbers["lo"], numbers["hi"] = e.lo, e.hi
     return numbers

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ECGAugment(Spec):
-    """Random crop, Fourier surrogate, multiplicative jitter and rescaling.
+    """Fourier surrogate, multiplicative jitter and rescaling, after the crop.
 
     Defaults are MMCL's pretraining values as coded, without its flips. ``surrogate`` is the
     largest phase shift in turns, drawn once per record and shared by its leads; the jitter is

@@ -24,7 +24,8 @@ def beat_tokens(
     -------
     beats
         (batch, times, width); phase k is the middle of the k-th of ``times`` parts of the beat, as
-        temporal token k of the cine covers that part of the cycle.
+        temporal token k of the cine covers that part of the cycle when a frame stands for the time
+        until the next one (simulated frames are instants: half a frame earlier).
     valid
         (batch,) bool: whether the window holds a full beat of 0.3 to 2 s.
     """

@@ -2,8 +2,8 @@
 
 One ECG cleaning and scaling (in the views), one ECG and one CMR transformer, one list of
 augmentations, and per kind of stage one batch size and number of updates. What a method is about
-stays its own: its loss, the content of its CMR view, what it freezes. Nothing here was chosen by a
-method's score on test people.
+stays its own: its loss, the content of its CMR view, what it freezes (as a share of the blocks,
+which are fewer here). Nothing here was chosen by a method's score on test people.
 """
 
 from __future__ import annotations
@@ -107,9 +107,10 @@ def overrides(spec: Spec, scale: str) -> dict[str, Any]:
         "embedding": sizes.embedding,
         # MSE on all patches + 0.1 (1 - NCC); 80% of the ECG and 90% of the cine are hidden.
         "mse_weight": 1.0,
+        "ncc_weight": 0.1,
         "mask_ratio": {"ecg-pretraining": 0.8, "cmr-pretraining": 0.9}.get(kind),
-        # PTACL freezes two of its six ECG blocks; of three that is one. Two would leave a single
-        # block to train.
+        # PTACL freezes two of six ECG and two of four CMR blocks. Of three that is one, and one or
+        # two; two would leave a single block to train.
         "frozen_blocks": 1,
         "recipe": sizes.recipes.get(kind),
     }

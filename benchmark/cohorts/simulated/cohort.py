@@ -48,6 +48,7 @@ class SimulatedCohort(Cohort):
     name: ClassVar[str] = "simulated"
     simulated: ClassVar[bool] = True
     version: ClassVar[int] = 1
+    pools: ClassVar[bool] = True
 
     preset: str = "default"
     people: int

@@ -50,7 +50,7 @@ def execute(
     train
         The harness's training loop, behind `Context.train`.
     device
-        ``auto`` or a torch device.
+        ``auto``, ``cpu``, ``cuda`` or ``mps``.
     workers
         Number of worker processes a stage may use; by default the usable cores.
     reporter
@@ -105,13 +105,19 @@ class StageContext:
     @functools.cached_property
     def device(self) -> str:
         """The torch device; only asking for it may import torch."""
-        if self._device != "auto":
-            return self._device
+        # Read when CUDA starts; without it deterministic algorithms refuse to multiply matrices.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         import torch
 
-        if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+        # For every stage that asks, training or not: a resumed process must not differ.
+        torch.use_deterministic_algorithms(True)
+        found = {"cpu": True, "cuda": torch.cuda.is_available()}
+        found["mps"] = torch.backends.mps.is_available()
+        if self._device == "auto":
+            return next(name for name in ("cuda", "mps", "cpu") if found[name])
+        if not found.get(self._device):
+            raise UserError(f"there is no device {self._device!r} here")
+        return self._device
 
     @functools.cached_property
     def _allowed(self) -> frozenset[str]:
@@ -162,6 +168,13 @@ class _Run:
         self._started = 0
 
     def bring(self, targets: Sequence[Stage]) -> None:
+        for stage in targets:
+            if self._store.has(stage.digest) and (damage := self._store.damage(stage)):
+                self._reporter.line(
+                    f"{stage.label} ({stage.digest[:12]}) is damaged ({mask(damage)}); "
+                    "it is made again"
+                )
+                self._store.quarantine(stage.digest)
         self._pending = {stage.digest: stage for stage in self._store.missing(targets)}
         for stage in topological(targets):
             if stage.digest not in self._pending and self._store.has(stage.digest):
@@ -197,7 +210,8 @@ class _Run:
         """Try to settle a stage whose inputs are there; False when somebody else is at it."""
         store, digest = self._store, stage.digest
         try:
-            claim = None if store.has(digest) else store.claim(stage)
+            workers = self._hooks["workers"]
+            claim = None if store.has(digest) else store.claim(stage, workers)
             if claim is None and not store.has(digest):
                 holder = store.holder(digest)
                 self._busy[digest] = holder.token if holder is not None else ""
