@@ -382,10 +382,13 @@ class _Board:
             )
         else:
             covers = "the test people and the training replicates (seed and label subset)"
+        if self.info.heads == (NO_HEAD,):
+            further = "Every test person is a query once; the gallery is treated as fixed."
+        else:
+            further = "Label fractions count training people; validation labels are not subsampled."
         return [
             f"Values are means over replicates; brackets are 95% intervals that cover {covers}.",
-            "Not covered: the choice of hyper-parameters and the split of people. Label fractions "
-            "count training people; validation labels are not subsampled.",
+            f"Not covered: the choice of hyper-parameters and the split of people. {further}",
             "Rank: the places a method can have, from paired tests of all pairs of its block (and "
             "of the block with the reference) under Holm's correction at 5%; methods that share a "
             "letter are not told apart, and a pair that is not compared counts as not told apart. "
