@@ -1,5 +1,5 @@
-# make bench METHOD=ptacl TASK=retrieval     one command from a fresh clone to a leaderboard row
-# make test                                  the tests
+#: make bench METHOD=ptacl TASK=retrieval     one command from a fresh clone to a leaderboard row
+#: make test                                  the tests
 PYTHON ?= python3
 METHOD ?= ptacl
 TASK ?= retrieval
@@ -16,7 +16,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 .PHONY: help bench test lint benchmarks boards
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^#: //p' Makefile
 	@echo 'variables: METHOD TASK SEEDS SCALE FRACTIONS COHORT, and ARGS for anything else'
 
 bench: $(BIN)/.installed
@@ -26,15 +26,15 @@ bench: $(BIN)/.installed
 test: $(BIN)/.installed-dev
 	@$(BIN)/python -m pytest -p no:benchmark -m 'not nightly' --ignore=tests/benchmarks $(ARGS)
 
-# lint                                       style and layering
+#: make lint                                  style and layering
 lint: $(BIN)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
-# benchmarks                                 speed, by pytest-benchmark
+#: make benchmarks                            speed, by pytest-benchmark
 benchmarks: $(BIN)/.installed-dev
 	@$(BIN)/python -m pytest tests/benchmarks $(ARGS)
 
-# boards                                     render the boards again from the committed rows
+#: make boards                                render the boards again from the committed rows
 boards: $(BIN)/.installed
 	@$(BIN)/ecgcmr boards --scale '$(SCALE)' --cohort '$(COHORT)' $(ARGS)
 
