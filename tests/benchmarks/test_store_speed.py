@@ -47,7 +47,7 @@ def store(tmp_path_factory):
         folder.mkdir()
         manifest = {"digest": digest, "label": stage.label, "files": {}, "seconds": 1.0}
         (folder / "manifest.json").write_text(json.dumps(manifest))
-    lines = [json.dumps([type(stage).__name__, 1.0]) + "\n" for stage in stages.values()]
+    lines = [json.dumps([f"{type(stage).__name__} 1", 1.0]) + "\n" for stage in stages.values()]
     (store.root / "durations.jsonl").write_text("".join(lines))
     return store
 
