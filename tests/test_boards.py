@@ -16,7 +16,7 @@ import pytest
 from benchmark.api import Predictions, UserError
 from benchmark.evaluation.metrics import AUROC
 from benchmark.evaluation.statistics import compare, estimate, holm
-from benchmark.reports.boards import Expected, TaskInfo, own_rows, render
+from benchmark.reports.boards import Expected, TaskInfo, own_rows, render, short
 from benchmark.reports.rows import (
     Cell,
     dumps,
@@ -354,7 +354,7 @@ def test_board_shows_values_differences_and_rank_intervals(rows, tmp_path):
     shown = line_of(text, "ptacl")
     assert shown[4].startswith(f"+{entry['difference']:.3f}"[:5])
     assert shown[5] == "<0.001"
-    assert shown[7:] == ["3", str(N), "0.5", f"`{cells('ptacl')[-1].digest[:12]}`"]
+    assert shown[7:] == ["3", str(N), "0.5", f"`{short(cells('ptacl')[-1].digest)}`"]
     assert "Primary endpoint: mean AUROC over CAD, AF. Reference method: mae." in text
     # References stand in the section with the head and modality they have, unranked.
     assert text.index("ptacl") < text.index("References and controls") < text.index("tabular (")

@@ -362,7 +362,7 @@ class _Board:
             return "\n\n".join([*parts, "Nothing run yet."]) + "\n"
         names = sorted({"-".join(_folder(file)) for file in self.files})
         parts.append(
-            f"Cohort {', '.join(names)} (fingerprint `{self.fingerprint[:12]}`), task "
+            f"Cohort {', '.join(names)} (fingerprint `{short(self.fingerprint)}`), task "
             f"`{info.name}` version {info.version}, {TRACK} track."
         )
         parts.append("\n".join(f"- {line}" for line in self._reading()))
@@ -595,7 +595,7 @@ class _Board:
         rows = [
             [
                 *(method, MODALITIES.get(modality, modality), head, f"{100 * fraction:g}%"),
-                *(metric, _estimate(r), str(r["task_version"]), r["cohort_fingerprint"][:12]),
+                *(metric, _estimate(r), str(r["task_version"]), short(r["cohort_fingerprint"])),
             ]
             for (method, head, modality, target, metric, fraction), r in sorted(self.others.items())
             if target == MEAN and metric in self.info.primary.values()
@@ -743,6 +743,11 @@ def _shown(d: _Difference) -> str:
     return f"{d.value:+.{places}f}{interval}"
 
 
+def short(digest: str) -> str:
+    """Return the first 12 digits in groups: seven decimal ones in a row look like a person's id."""
+    return "-".join(digest[i : i + 4] for i in (0, 4, 8))
+
+
 def _labels(head: str, fraction: float) -> str:
     """Share of labels a head was fitted on; ranking by similarity uses none."""
     return BLANK if head == NO_HEAD else f"{100 * fraction:g}%"
@@ -783,7 +788,7 @@ def _provenance(result: Mapping[str, Any] | None) -> list[str]:
     if ONE_CHECKPOINT in result["notes"]:
         replicates += f" ({ONE_CHECKPOINT})"
     n = BLANK if result["n"] is None else str(result["n"])
-    return [replicates, n, _fact(result, "chance"), f"`{result['digest'][:12]}`"]
+    return [replicates, n, _fact(result, "chance"), f"`{short(result['digest'])}`"]
 
 
 def _fact(result: Mapping[str, Any], field: str) -> str:
