@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmark.api import Cohort, Method, Task, UserError, Variant
-from benchmark.stage import Spec, bind, rewrite
+from benchmark.stage import Spec, rewrite
 
 TRACKS = ("harmonised",)
 OWN = ("benchmark.cohorts.simulated.cohort", "benchmark.cohorts.views")
@@ -143,8 +143,3 @@ def _add(found: Registry, cls: type, origin: str) -> None:
         found.tasks[cls.name] = cls()
     elif issubclass(cls, Cohort) and getattr(cls, "name", ""):
         found.cohorts[cls.name] = cls
-
-
-def bound(spec: Spec, cohort: Cohort, seed: int, **more: Any) -> Any:
-    """Fill in cohort, seed and, where present, task and fraction, at every depth."""
-    return bind(spec, cohort=cohort, seed=seed, **more)

@@ -11,8 +11,8 @@ from typing import Any
 from benchmark.api import Cohort, Context, Task, Trainable, UserError
 from benchmark.engine.progress import Report, Reporter, print_plan
 from benchmark.engine.store import Store
-from benchmark.registry import MethodEntry, bound, registry, suggestion, track_module
-from benchmark.stage import Stage
+from benchmark.registry import MethodEntry, registry, suggestion, track_module
+from benchmark.stage import Stage, bind
 
 FRACTIONS = (1.0, 0.1, 0.01)
 MOST_REPLICATES = 20
@@ -130,7 +130,7 @@ def jobs_of(
         score = Score(head=stage, metrics=task.metrics)
         return Job(entry, task, head, modality, fraction, replicate, score)
 
-    method = bound(unbound, cohort, replicate, task=task, fraction=1.0)
+    method = bind(unbound, cohort=cohort, seed=replicate, task=task, fraction=1.0)
     modality = next((m for m in ("ecg", "covariates") if m in method.modalities), None)
     if task.predict is not None:
         # An encoder that only exists fine-tuned has no representation to rank people by.
@@ -144,7 +144,7 @@ def jobs_of(
         return
     for fraction in request.fractions:
         shared = {"task": task, "fraction": fraction, "seed": replicate}
-        method = bound(unbound, cohort, replicate, task=task, fraction=fraction)
+        method = bind(unbound, cohort=cohort, **shared)
         if head == "finetune":
             if fraction < 1 and request.scale not in FINETUNE_ANYWHERE:
                 continue

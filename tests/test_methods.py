@@ -9,8 +9,8 @@ import torch
 from benchmark.api import Batch
 from benchmark.cohorts.simulated import SimulatedCohort
 from benchmark.engine.training import build
-from benchmark.registry import bound, registry
-from benchmark.stage import Stage
+from benchmark.registry import registry
+from benchmark.stage import Stage, bind
 from methods.blocks.backbones import CMRViT, ECGViT
 from methods.blocks.masked_autoencoder import Decoder
 from methods.blocks.vit import patchify
@@ -22,7 +22,7 @@ TRAINED = [n for n in NAMES if registry().method(n).on_track("harmonised", "smok
 
 def make(name, scale="smoke"):
     entry = registry().method(name)
-    return bound(entry.on_track("harmonised", scale), COHORT, 0)
+    return bind(entry.on_track("harmonised", scale), cohort=COHORT, seed=0)
 
 
 def batch_for(method, people=6, training=True):
@@ -49,7 +49,8 @@ def parts(method):
 @pytest.mark.parametrize("name", NAMES)
 def test_identity_is_the_same_for_equal_fields(name):
     assert make(name).digest == make(name).digest
-    changed = bound(registry().method(name).on_track("harmonised", "smoke"), COHORT, 1)
+    unbound = registry().method(name).on_track("harmonised", "smoke")
+    changed = bind(unbound, cohort=COHORT, seed=1)
     assert changed.digest != make(name).digest
     assert changed.recipe_digest == make(name).recipe_digest
 

@@ -18,14 +18,16 @@ from benchmark.engine.executors.inline import execute
 from benchmark.engine.store import Store
 from benchmark.engine.training import NonFiniteLossError, _Order, _schedule, build, train
 from benchmark.evaluation.finetune import FineTune
-from benchmark.registry import bound, registry
+from benchmark.registry import registry
+from benchmark.stage import bind
 from methods.mae import MAE
 
 COHORT = SimulatedCohort(people=300)
 
 
 def make(name, **more):
-    return bound(registry().method(name).on_track("harmonised", "smoke"), COHORT, 0, **more)
+    unbound = registry().method(name).on_track("harmonised", "smoke")
+    return bind(unbound, cohort=COHORT, seed=0, **more)
 
 
 @pytest.fixture(scope="module")

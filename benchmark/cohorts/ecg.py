@@ -208,7 +208,6 @@ class Intervals(NamedTuple):
     """Scalars of one record; NaN where the record does not allow the measurement."""
 
     heart_rate: float  # beats per minute, from the median RR interval
-    rr_sd: float  # ms
     rmssd: float  # ms, root mean square of successive RR differences
     qrs: float  # ms
     qt: float  # ms, not corrected for rate
@@ -235,7 +234,7 @@ def intervals(ecg_mv: np.ndarray, peaks: np.ndarray, rate: float) -> Intervals:
     """
     rr = np.diff(peaks) * 1000
     if len(rr) < 2:
-        return Intervals(*[np.nan] * 5)
+        return Intervals(*[np.nan] * len(Intervals._fields))
     cycle = float(np.median(rr))
     # The next P wave begins at about two thirds of the cycle and would be taken for a T wave.
     after = min(0.6, 0.65 * cycle / 1000)
@@ -244,7 +243,6 @@ def intervals(ecg_mv: np.ndarray, peaks: np.ndarray, rate: float) -> Intervals:
     t_end = _t_end(beat, onset, offset, rate)
     return Intervals(
         heart_rate=60_000 / cycle,
-        rr_sd=float(np.std(rr)),
         rmssd=float(np.sqrt(np.mean(np.diff(rr) ** 2))),
         qrs=(offset - onset) / rate * 1000,
         qt=float(t_end - onset) / rate * 1000,

@@ -66,7 +66,7 @@ class Embed(Stage):
             torch.cuda.empty_cache()
 
     def estimate(self) -> tuple[float, float]:
-        """Return about 5 ms a person and modality."""
+        """Return about 4 ms a person and modality."""
         people = getattr(self.method.cohort, "people", 6000)
         return 4e-3 * people * len(self.method.modalities), 5e6
 
