@@ -40,6 +40,11 @@ class Cohort(Stage):
     simulated: ClassVar[bool] = False
     """Whether its people exist only in a computer: only then may single ones be shown."""
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it holds of its people, of ``ecg``, ``cmr`` and ``covariates``."""
+        return ("ecg", "cmr", "covariates")
+
     @classmethod
     def at(cls, scale: str, preset: str = "default") -> Cohort:
         """Return the cohort at a scale; only simulated ones depend on it."""

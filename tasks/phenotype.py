@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmark.api import Metric, Task
-from benchmark.cohorts.cohort import VENTRICULAR10
+from benchmark.cohorts.phenotypes import UNITS, VENTRICULAR10
 from benchmark.evaluation.metrics import R2, PearsonR
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class Phenotype(Task):
     name: ClassVar[str] = "phenotype"
     kind: ClassVar[str] = "regression"
     title: ClassVar[str] = "CMR phenotypes"
-    target_names: ClassVar[tuple[str, ...]] = tuple(name for name, _ in VENTRICULAR10)
-    units: ClassVar[Mapping[str, str]] = dict(VENTRICULAR10)
+    target_names: ClassVar[tuple[str, ...]] = VENTRICULAR10
+    units: ClassVar[Mapping[str, str]] = {name: UNITS[name] for name in VENTRICULAR10}
     metrics: ClassVar[tuple[Metric, ...]] = (R2(), PearsonR())
     primary: ClassVar[Mapping[str, str]] = {"ecg": "R2"}
     reference: ClassVar[Mapping[str, str]] = {"ecg": "mae"}

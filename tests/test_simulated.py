@@ -22,12 +22,13 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmark.api import UserError
 from benchmark.cohorts.arrays import create_array
-from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, LEADS, VENTRICULAR10, CohortData
+from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, LEADS, CohortData
+from benchmark.cohorts.phenotypes import VENTRICULAR10
 from benchmark.cohorts.simulated import SimulatedCohort
 from benchmark.cohorts.simulated import latent as latent_module
-from benchmark.cohorts.simulated.cine import Contours, activation, contours_at, draw_shape
 from benchmark.cohorts.simulated.cohort import simulate_block
 from benchmark.cohorts.simulated.ecg import draw_parameters
+from benchmark.cohorts.simulated.geometry import Contours, activation, contours_at, draw_shape
 from benchmark.cohorts.simulated.latent import (
     BLOCK,
     INTERCEPT,
@@ -95,11 +96,11 @@ def test_folder_is_what_cohort_data_reads(cohort: CohortData) -> None:
     assert cohort.ecg.dtype == np.int16
     assert cohort.cine.shape == (PEOPLE, 1, 16, 48, 48)
     assert cohort.cine.dtype == np.uint8
-    assert list(cohort.people.columns) == ["id", "hash_id", *COVARIATES]
+    assert list(cohort.people.columns) == ["id", *COVARIATES]
     assert list(cohort.people["id"].iloc[[0, -1]]) == ["SIM-000001", "SIM-000600"]
-    assert list(cohort.people["hash_id"].iloc[[0, -1]]) == ["9000001", "9000600"]
+    assert list(cohort.hash_id.iloc[[0, -1]]) == ["9000001", "9000600"]
     assert set(cohort.people["sex"]) == {0.0, 1.0}
-    assert list(cohort.phenotypes.columns) == [name for name, _ in VENTRICULAR10]
+    assert list(cohort.phenotypes.columns) == list(VENTRICULAR10)
     assert list(cohort.diagnoses.columns) == list(DIAGNOSES)
     assert np.isin(cohort.diagnoses.to_numpy(), (0.0, 1.0)).all()
     assert {str(dtype) for dtype in cohort.diagnoses.dtypes} == {"float64"}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,27 +21,14 @@ ECG_MILLIVOLT = 0.005  # one step of the stored int16 is 5 uV, as UK Biobank's d
 
 COVARIATES = ("age", "sex", "height", "weight")
 DIAGNOSES = ("CAD", "AF", "DM", "HF", "CM", "MI")
-VENTRICULAR10 = (
-    ("LVEDV", "mL"),
-    ("LVESV", "mL"),
-    ("LVSV", "mL"),
-    ("LVEF", "%"),
-    ("LVCO", "L/min"),
-    ("LVM", "g"),
-    ("RVEDV", "mL"),
-    ("RVESV", "mL"),
-    ("RVSV", "mL"),
-    ("RVEF", "%"),
-)
 
 
 class CohortData:
     """Arrays and tables of a cohort, one row per person, read lazily.
 
-    The folder holds ``ecg.npy`` (people, 12, 5000) int16 in steps of 5 uV, leads ordered as
-    `LEADS`; ``cine.npy`` (people, slices, frames, height, width) uint8, frame 0 at the R peak;
-    ``people.parquet`` (``id`` as shown to people, ``hash_id`` that decides split and fraction,
-    covariates), ``phenotypes.parquet`` and ``diagnoses.parquet`` (0, 1 or missing).
+    The folder holds ``cohort.json`` (`about`), the arrays and tables below, and ``ids.parquet``,
+    mode 0600, with the ``hash_id`` that decides split and label fraction: for real people their
+    id, which is nowhere else. Arrays of images a cohort does not have are absent.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -51,10 +39,27 @@ class CohortData:
 
         return pd.read_parquet(self.folder / f"{name}.parquet")
 
+    def _array(self, name: str) -> np.ndarray:
+        return np.load(self.folder / f"{name}.npy", mmap_mode="r")
+
+    def has(self, name: str) -> bool:
+        """Whether the cohort holds this array."""
+        return (self.folder / f"{name}.npy").exists()
+
+    @functools.cached_property
+    def about(self) -> dict[str, Any]:
+        """``spacing``: mm per pixel of all images, None without any."""
+        return json.loads((self.folder / "cohort.json").read_text())
+
     @functools.cached_property
     def people(self) -> pd.DataFrame:
-        """Ids and covariates: age in years, sex (1 male), height in cm, weight in kg."""
+        """``id`` (SIM-k, or a pseudonym), age (years), sex (1 male), height (cm), weight (kg)."""
         return self._table("people")
+
+    @functools.cached_property
+    def hash_id(self) -> pd.Series:
+        """What split and label fraction are computed from: never shown, logged or written."""
+        return self._table("ids")["hash_id"]
 
     @functools.cached_property
     def phenotypes(self) -> pd.DataFrame:
@@ -68,18 +73,42 @@ class CohortData:
 
     @functools.cached_property
     def ecg(self) -> np.ndarray:
-        """(people, 12, 5000) int16, memory-mapped."""
-        return np.load(self.folder / "ecg.npy", mmap_mode="r")
+        """(people, 12, 5000) int16 in steps of 5 uV, leads ordered as `LEADS`, memory-mapped."""
+        return self._array("ecg")
 
     @functools.cached_property
     def cine(self) -> np.ndarray:
-        """(people, slices, frames, height, width) uint8, memory-mapped."""
-        return np.load(self.folder / "cine.npy", mmap_mode="r")
+        """Middle short-axis slice, (people, 1, frames, height, width) uint8, memory-mapped.
+
+        Frame 0 is end-diastole, at the R peak.
+        """
+        return self._array("cine")
+
+    @functools.cached_property
+    def volumes(self) -> np.ndarray:
+        """Short-axis stack at ED and ES, (people, 2, slices, height, width) uint8, memory-mapped.
+
+        Slices run from base to apex.
+        """
+        return self._array("volumes")
+
+    @functools.cached_property
+    def long_axis(self) -> np.ndarray:
+        """Four-chamber cine, (people, frames, height, width) uint8, memory-mapped."""
+        return self._array("long_axis")
+
+    @functools.cached_property
+    def masks(self) -> np.ndarray:
+        """Truth of ``cine`` at ED and ES, (people, 2, height, width) uint8; simulated people only.
+
+        0 background, 1 left ventricular cavity, 2 myocardium, 3 right ventricular cavity.
+        """
+        return self._array("masks")
 
     @functools.cached_property
     def split(self) -> np.ndarray:
         """``train``, ``validation`` or ``test`` per person."""
-        return split_of(self.people["hash_id"])
+        return split_of(self.hash_id)
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of one split."""
@@ -90,4 +119,4 @@ class CohortData:
         train = self.rows("train")
         if fraction >= 1:
             return train
-        return train[fraction_rank(self.people["hash_id"].iloc[train], replicate) < fraction]
+        return train[fraction_rank(self.hash_id.iloc[train], replicate) < fraction]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from benchmark.api import Cohort, Context, UserError
+from benchmark.cohorts.blocks import block_file, finished_blocks, missing_blocks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,13 +101,11 @@ class SimulatedCohort(Cohort):
         """Simulate the blocks that ``context.resume`` does not hold yet, then assemble them."""
         from benchmark.cohorts.simulated.latent import BLOCK
 
-        for unfinished in context.resume.glob("*.part"):
-            unfinished.unlink()
-        blocks = range(math.ceil(self.people / BLOCK))
-        missing = [b for b in blocks if not _block_file(context.resume, b).exists()]
+        missing = missing_blocks(context.resume, math.ceil(self.people / BLOCK))
         done = self.people - sum(self._count(b, BLOCK) for b in missing)
         context.progress(done, self.people, unit="people")
-        with _finished(self, missing, context.resume, context.workers) as finished:
+        make = functools.partial(simulate_block, self)
+        with finished_blocks(make, missing, context.resume, context.workers) as finished:
             for block in finished:
                 done += self._count(block, BLOCK)
                 context.progress(done, self.people, unit="people")
@@ -125,13 +121,14 @@ class SimulatedCohort(Cohort):
         from safetensors.numpy import load_file
 
         from benchmark.cohorts.arrays import create_array
-        from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, VENTRICULAR10
+        from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES
+        from benchmark.cohorts.phenotypes import VENTRICULAR10
 
         arrays: dict[str, np.ndarray] = {}
         tables: dict[str, list[np.ndarray]] = {}
         for block in range(math.ceil(self.people / block_size)):
             rows = slice(block * block_size, block * block_size + self._count(block, block_size))
-            for name, values in load_file(_block_file(context.resume, block)).items():
+            for name, values in load_file(block_file(context.resume, block)).items():
                 values = values[: rows.stop - rows.start]
                 if name in ("ecg", "cine", "r_peaks"):
                     if name not in arrays:
@@ -145,7 +142,7 @@ class SimulatedCohort(Cohort):
         for array in arrays.values():
             array.flush()
 
-        phenotypes = [name for name, _ in VENTRICULAR10]
+        phenotypes = list(VENTRICULAR10)
         columns = {
             "people": COVARIATES,
             "phenotypes": phenotypes,
@@ -157,10 +154,13 @@ class SimulatedCohort(Cohort):
             table = pd.DataFrame(np.concatenate(parts), columns=list(columns[name]))
             if name == "people":
                 table.insert(0, "id", [f"SIM-{k:06d}" for k in numbers])
-                table.insert(1, "hash_id", [str(FIRST_HASH_ID + k) for k in numbers])
             if name == "truth":
                 table["es_frame"] = table["es_frame"].astype("int64")
             table.to_parquet(context.out / f"{name}.parquet", index=False)
+        ids = pd.DataFrame({"hash_id": [str(FIRST_HASH_ID + k) for k in numbers]})
+        ids.to_parquet(context.out / "ids.parquet", index=False)
+        (context.out / "ids.parquet").chmod(0o600)
+        (context.out / "cohort.json").write_text(json.dumps({"spacing": self.spacing}))
 
 
 def simulate_block(cohort: SimulatedCohort, block: int) -> dict[str, np.ndarray]:
@@ -194,61 +194,3 @@ def simulate_block(cohort: SimulatedCohort, block: int) -> dict[str, np.ndarray]
         "diagnoses": latent.diagnoses,
         "truth": np.concatenate([latent.phenotypes, rest], 1),
     }
-
-
-def _block_file(folder: Path, block: int) -> Path:
-    return folder / f"block-{block:05d}.safetensors"
-
-
-def _write_block(cohort: SimulatedCohort, block: int, folder: Path) -> int:
-    """Simulate one block and write it in one rename; return its number."""
-    from safetensors.numpy import save
-
-    target = _block_file(folder, block)
-    part = target.with_suffix(".part")
-    # Not save_file, which reports a full disk as its own error type and not as an OSError.
-    part.write_bytes(save(simulate_block(cohort, block)))
-    part.replace(target)
-    return block
-
-
-@contextmanager
-def _finished(
-    cohort: SimulatedCohort, blocks: list[int], folder: Path, workers: int
-) -> Iterator[Iterator[int]]:
-    """Give the numbers of the blocks as they are done, simulated here or in worker processes."""
-    workers = min(workers, len(blocks))
-    if workers <= 1:
-        yield (_write_block(cohort, block, folder) for block in blocks)
-        return
-    import multiprocessing
-
-    # Not fork: the parent may hold locks of torch's or BLAS's threads.
-    pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
-    try:
-        futures = [pool.submit(_write_block, cohort, block, folder) for block in blocks]
-        yield (future.result() for future in as_completed(futures))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Keep to one thread, and end when the parent does: a pool's workers outlive a killed one."""
-    import multiprocessing
-    import signal
-    import threading
-
-    import numpy as np  # noqa: F401 - the limit reaches only libraries already loaded
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends the pool
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.cohorts.cohort import DIAGNOSES, VENTRICULAR10
+from benchmark.cohorts.cohort import DIAGNOSES
+from benchmark.cohorts.phenotypes import VENTRICULAR10
 
 BLOCK = 100
 """People simulated together; always all of them, so that nobody depends on how many there are."""
@@ -119,7 +120,7 @@ class Latent:
     @property
     def phenotypes(self) -> np.ndarray:
         """(people, 10) in the order of `VENTRICULAR10`, without measurement noise."""
-        return np.stack([getattr(self, name.lower()) for name, _ in VENTRICULAR10], 1)
+        return np.stack([getattr(self, name.lower()) for name in VENTRICULAR10], 1)
 
     @property
     def diagnoses(self) -> np.ndarray:
@@ -191,7 +192,7 @@ def measure(latent: Latent, random_state: int, block: int) -> np.ndarray:
     heart_rate = latent.heart_rate * (1 + 0.045 * rate)
     measured["lvco"] = measured["lvsv"] * heart_rate / 1000
     measured["lvm"] = latent.lvm * (1 + noise["LVM"] * mass)
-    return np.stack([measured[name.lower()] for name, _ in VENTRICULAR10], 1)
+    return np.stack([measured[name.lower()] for name in VENTRICULAR10], 1)
 
 
 def _draw_body(rng: np.random.Generator) -> dict[str, np.ndarray]:
