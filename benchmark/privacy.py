@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+from pathlib import Path
 
 # UK Biobank ids are seven digits beginning with 1 to 6. An underscore counts as a boundary, unlike
 # in \b, because bulk files are named <eid>_20205_2_0.xml; a letter does not, or digests would be
 # mangled.
 _ID = re.compile(r"(?<![0-9A-Za-z])[1-6][0-9]{6}(?![0-9A-Za-z])")
+
+
+def store_root() -> Path:
+    """Return the private store, where individual-level data lives: ``$ECGCMR_STORE``."""
+    default = os.environ.get("ECGCMR_STORE") or "~/.cache/ecgcmr-bench"
+    return Path(default).expanduser().absolute()
 
 
 def mask(text: str) -> str:

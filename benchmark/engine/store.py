@@ -28,7 +28,7 @@ from typing import Any
 from benchmark.api import UserError
 from benchmark.engine.lease import Holder, Lease, LeaseLostError, Leases
 from benchmark.engine.provenance import usable_cores
-from benchmark.privacy import mask
+from benchmark.privacy import mask, store_root
 from benchmark.stage import Stage
 
 MANIFEST = "manifest.json"
@@ -74,8 +74,7 @@ class Store:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        default = os.environ.get("ECGCMR_STORE") or "~/.cache/ecgcmr-bench"
-        self.root = Path(root or default).expanduser().absolute()
+        self.root = Path(root).expanduser().absolute() if root else store_root()
         self._manifests: dict[str, dict[str, Any]] = {}
         self._verified: set[str] = set()
         self._leases = Leases(self.root / "lease")
