@@ -7,6 +7,7 @@ SEEDS ?= 1
 SCALE ?= tiny
 FRACTIONS ?= 1.0,0.1,0.01
 COHORT ?= simulated
+PRESET ?= default
 ARGS ?=
 
 BIN := .venv/bin
@@ -17,11 +18,11 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 help:
 	@sed -n 's/^#: //p' Makefile
-	@echo 'variables: METHOD TASK SEEDS SCALE FRACTIONS COHORT, and ARGS for anything else'
+	@echo 'variables: METHOD TASK SEEDS SCALE FRACTIONS COHORT PRESET, and ARGS for anything else'
 
 bench: $(BIN)/.installed
 	@$(BIN)/ecgcmr run --method '$(METHOD)' --task '$(TASK)' --seeds '$(SEEDS)' --scale '$(SCALE)' \
-	  --fractions '$(FRACTIONS)' --cohort '$(COHORT)' $(ARGS)
+	  --fractions '$(FRACTIONS)' --cohort '$(COHORT)' --preset '$(PRESET)' $(ARGS)
 
 test: $(BIN)/.installed-dev
 	@$(BIN)/python -m pytest -p no:benchmark -m 'not nightly' --ignore=tests/benchmarks $(ARGS)
@@ -36,7 +37,7 @@ benchmarks: $(BIN)/.installed-dev
 
 #: make boards                                render the boards again from the committed rows
 boards: $(BIN)/.installed
-	@$(BIN)/ecgcmr boards --scale '$(SCALE)' --cohort '$(COHORT)' $(ARGS)
+	@$(BIN)/ecgcmr boards --scale '$(SCALE)' --cohort '$(COHORT)' --preset '$(PRESET)' $(ARGS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

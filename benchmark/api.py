@@ -263,6 +263,10 @@ class Method(Trainable):
         """Return the crop of ``batch.ecg`` that the encoder reads, augmented in training."""
         return batch.ecg
 
+    def cmr_input(self, batch: Batch) -> torch.Tensor:
+        """Return what the encoder reads of ``batch.cmr``, augmented in training."""
+        return batch.cmr
+
 
 # ---------------------------------------------------------------------------------- tasks
 
@@ -317,6 +321,8 @@ class Task(Spec):
     reference: ClassVar[Mapping[str, str]]
     """Modality to the method all others are compared with."""
     units: ClassVar[Mapping[str, str]] = {}
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What a cohort must hold for its people to have targets: ``cmr`` for CMR phenotypes."""
     minimum_training: ClassVar[int] = 0
     """Training people (positives, for classification) below which a cell is not estimable."""
 

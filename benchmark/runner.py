@@ -18,6 +18,7 @@ FRACTIONS = (1.0, 0.1, 0.01)
 MOST_REPLICATES = 20
 FINETUNE_ANYWHERE = ("full",)
 """Scales at which the finetune head runs at every fraction; elsewhere only at 1.0."""
+MODALITIES = {"ecg": "ECG", "cmr": "CMR", "covariates": "covariates"}
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,17 @@ def plan(request: Request) -> Plan:
                 jobs = list(jobs_of(entry, task, cohort, replicate, request))
                 result.jobs += jobs
                 if not jobs and replicate == 0:
-                    result.not_applicable.append(f"{method_name} on {task_name}")
+                    reason = _why_not(entry, task, cohort)
+                    result.not_applicable.append(f"{method_name} on {task_name}: {reason}")
     return result
+
+
+def _why_not(entry: MethodEntry, task: Task, cohort: Cohort) -> str:
+    method = bind(entry.cls().replace(**entry.variant.fields), cohort=cohort)
+    for modality in (*task.needs, *method.modalities):
+        if modality not in cohort.modalities:
+            return f"the cohort {cohort.title} holds no {MODALITIES[modality]}"
+    return "it exists fine-tuned only, without features to rank people by"
 
 
 def jobs_of(
@@ -131,16 +141,16 @@ def jobs_of(
         return Job(entry, task, head, modality, fraction, replicate, score)
 
     method = bind(unbound, cohort=cohort, seed=replicate, task=task, fraction=1.0)
-    modality = next((m for m in ("ecg", "covariates") if m in method.modalities), None)
+    if not {*method.modalities, *task.needs} <= set(cohort.modalities):
+        return
+    modality = method.modalities[0]
     if task.predict is not None:
         # An encoder that only exists fine-tuned has no representation to rank people by.
-        if head != "finetune" and modality:
+        if head != "finetune":
             embedding = Embed(method=method)
             yield job(task.predict(embedding, modality), "none", modality, 1.0)
             if method.two_tower:
                 yield job(task.predict(embedding, "ecg-cmr"), "none", "ecg-cmr", 1.0)
-        return
-    if modality is None:
         return
     for fraction in request.fractions:
         shared = {"task": task, "fraction": fraction, "seed": replicate}

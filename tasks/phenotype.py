@@ -29,6 +29,7 @@ class Phenotype(Task):
     metrics: ClassVar[tuple[Metric, ...]] = (R2(), PearsonR())
     primary: ClassVar[Mapping[str, str]] = {"ecg": "R2"}
     reference: ClassVar[Mapping[str, str]] = {"ecg": "mae"}
+    needs: ClassVar[tuple[str, ...]] = ("cmr",)
     minimum_training: ClassVar[int] = 10
 
     def targets(self, cohort: Any) -> pd.DataFrame:

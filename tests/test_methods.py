@@ -113,6 +113,15 @@ def test_methods_share_one_ecg_autoencoder():
     assert make("mmcl-wo-mdm").cmr.digest == make("mmcl").cmr.digest
 
 
+def test_cmr_supervised_is_a_resnet50_on_three_phases():
+    method = make("cmr-supervised", "tiny")
+    assert method.modalities == ("cmr",)
+    assert method.views()["cmr"].shape == (1, 3, 48, 48)
+    parameters = build(method).cmr.parameters()
+    # torchvision's ResNet50 has 25_557_032, of which 2_049_000 are the 1000-class layer.
+    assert sum(p.numel() for p in parameters) == 25_557_032 - 2_049_000
+
+
 def test_variants_differ_where_their_papers_say():
     assert make("ptacl").local_weight == 1
     assert make("ptacl-global").local_weight == 0

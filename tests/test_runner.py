@@ -14,7 +14,7 @@ def request(methods, tasks, **more):
 def test_expand():
     assert expand("mae, ptacl,mae", "method") == ("mae", "ptacl")
     assert set(expand("references", "method")) == {
-        *("random-init", "supervised", "tabular", "ecg-features")
+        *("random-init", "supervised", "tabular", "ecg-features", "cmr-supervised")
     }
     assert set(expand("all", "task")) == {"cvd", "phenotype", "retrieval"}
 
@@ -33,20 +33,23 @@ def test_jobs_per_fraction_and_replicate():
 
 
 def test_heads_that_methods_are_tied_to():
-    heads = {m: plan(request([m], ["cvd"])).jobs[0] for m in ("supervised", "tabular", "mae")}
-    assert {m: job.head for m, job in heads.items()} == {
-        "supervised": "finetune",
-        "tabular": "xgboost",
-        "mae": "linear",
+    names = ("supervised", "cmr-supervised", "tabular", "mae")
+    jobs = {m: plan(request([m], ["cvd"])).jobs[0] for m in names}
+    assert {m: (job.head, job.modality) for m, job in jobs.items()} == {
+        "supervised": ("finetune", "ecg"),
+        "cmr-supervised": ("finetune", "cmr"),
+        "tabular": ("xgboost", "covariates"),
+        "mae": ("linear", "ecg"),
     }
-    assert heads["tabular"].modality == "covariates"
     assert len(plan(request(["supervised"], ["cvd"])).jobs) == 1, "fine-tuned at 100% only"
 
 
 def test_supervised_has_nothing_to_retrieve_with():
     found = plan(request(["supervised"], ["retrieval"]))
     assert not found.jobs
-    assert found.not_applicable == ["supervised on retrieval"]
+    assert found.not_applicable == [
+        "supervised on retrieval: it exists fine-tuned only, without features to rank people by"
+    ]
 
 
 def test_label_free_stages_are_shared_by_fractions_and_tasks():

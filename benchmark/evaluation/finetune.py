@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,23 +17,28 @@ from benchmark.stage import UNSET, Stage
 if TYPE_CHECKING:
     import torch
 
-    from benchmark.encoders import Encoders
+    from benchmark.encoders import Encoders, Features
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune(Trainable):
-    """Encoder, attention pooling and a linear layer, trained together on all targets of a task.
+    """Encoder, pooling and a linear layer, trained together on all targets of a task.
 
-    Pooling as MMCL's (Turgut et al. 2025): one multi-head attention whose query is the mean patch
-    token and whose keys and values are the patch tokens, then a layer norm. Loss: class-weighted
-    cross-entropy, or mean squared error of z-scored targets; missing targets are left out.
-    The round with the best validation loss is kept.
+    Pooling of a transformer as MMCL's (Turgut et al. 2025): one multi-head attention whose query is
+    the mean patch token and whose keys and values are the patch tokens, then a layer norm. An
+    encoder without tokens is pooled already. Loss: class-weighted cross-entropy, or mean squared
+    error of z-scored targets; missing targets are left out. The round with the best validation loss
+    is kept.
     """
 
     method: Method
     task: Task
     fraction: float = UNSET
-    modality: ClassVar[str] = "ecg"
+
+    @property
+    def modality(self) -> str:
+        """The modality of the encoder that is trained: the ECG's where there are two."""
+        return self.method.modalities[0]
 
     @property
     def label(self) -> str:
@@ -41,19 +46,20 @@ class FineTune(Trainable):
         return f"FineTune of {self.method.label} on {self.task.name} {self.fraction:g}"
 
     def views(self) -> dict[str, View]:
-        """Read what the method's ECG encoder reads."""
-        return {"ecg": self.method.views()["ecg"]}
+        """Read what the method's encoder reads."""
+        return {self.modality: self.method.views()[self.modality]}
 
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
         """Make the method's encoder with pooling and an output per target."""
         from benchmark.encoders import Encoders
 
-        encoder = self.method.build(shapes).ecg
-        return Encoders(ecg=encoder, output=_output(encoder.width, len(self.task.target_names)))
+        encoder = getattr(self.method.build(shapes), self.modality)
+        output = _output(encoder, len(self.task.target_names))
+        return Encoders(**{self.modality: encoder}, output=output)
 
     def initial_weights(self) -> dict[str, Stage]:
         """Start from the method's encoder."""
-        return {"ecg": self.method}
+        return {self.modality: self.method}
 
     def labels(self, cohort: Any) -> Any:
         """Train on the task's targets."""
@@ -72,7 +78,8 @@ class FineTune(Trainable):
         """Cross-entropy or squared error over the observed targets."""
         import torch.nn.functional as F  # noqa: N812
 
-        output = encoders.output(encoders.ecg(self.method.ecg_input(batch)).tokens)
+        x = getattr(self.method, f"{self.modality}_input")(batch)
+        output = encoders.output(getattr(encoders, self.modality)(x))
         observed = batch.labels.isfinite()
         target = batch.labels.nan_to_num()
         if self.task.kind == "classification":
@@ -100,7 +107,8 @@ class FineTune(Trainable):
         context.train(self)
         encoders = load_encoders(self, context.out).to(context.device)
         cohort = CohortData(context.open(self.cohort))
-        view = self.views()["ecg"]
+        view = self.views()[self.modality]
+        encoder = getattr(encoders, self.modality)
         array = open_view(view, context)
         scaling = json.loads((context.out / "history.json").read_text())
 
@@ -110,7 +118,7 @@ class FineTune(Trainable):
                 for start in range(0, len(rows), 256):
                     x = as_input(array[rows[start : start + 256]]).to(context.device)
                     pooled = [
-                        encoders.output.pool(encoders.ecg(x[..., crop]).tokens)
+                        encoders.output.pool(encoder(x[..., crop]))
                         for crop in view.crops() or (slice(None),)
                     ]
                     out.append(encoders.output.linear(torch.stack(pooled).mean(0)).cpu().numpy())
@@ -121,24 +129,29 @@ class FineTune(Trainable):
         record_fit(context, self.task.targets(cohort), cohort.labelled(self.seed, self.fraction))
 
 
-def _output(width: int, targets: int) -> torch.nn.Module:
+def _output(encoder: torch.nn.Module, targets: int) -> torch.nn.Module:
     import torch
     from torch import nn
 
-    class AttentionPooledOutput(nn.Module):
+    width, attend = encoder.width, hasattr(encoder, "tokens")
+
+    class Output(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.attention = nn.MultiheadAttention(width, max(1, width // 64), batch_first=True)
-            self.norm = nn.LayerNorm(width)
+            if attend:
+                self.attention = nn.MultiheadAttention(width, max(1, width // 64), batch_first=True)
+                self.norm = nn.LayerNorm(width)
             self.linear = nn.Linear(width, targets)
             self.register_buffer("positive_weight", torch.ones(targets))
 
-        def pool(self, tokens: torch.Tensor) -> torch.Tensor:
-            query = tokens.mean(1, keepdim=True)
-            pooled, _ = self.attention(query, tokens, tokens, need_weights=False)
+        def pool(self, features: Features) -> torch.Tensor:
+            if not attend:
+                return features.pooled
+            query = features.tokens.mean(1, keepdim=True)
+            pooled, _ = self.attention(query, features.tokens, features.tokens, need_weights=False)
             return self.norm(pooled[:, 0])
 
-        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            return self.linear(self.pool(tokens))
+        def forward(self, features: Features) -> torch.Tensor:
+            return self.linear(self.pool(features))
 
-    return AttentionPooledOutput()
+    return Output()

@@ -10,6 +10,7 @@ from benchmark.cohorts.views import CleanECG, MidSliceCine, ThreePhases
 from benchmark.stage import Spec
 
 if TYPE_CHECKING:
+    from methods.blocks.resnet import ResNet50
     from methods.blocks.vit import PatchViT
 
 LEADS = 12
@@ -89,3 +90,20 @@ class CMRViT(Spec):
             self.cls_token,
             self.position_base,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CMRResNet50(Spec):
+    """ResNet50 on three phases of the middle slice, MMCL's image encoder (Turgut et al. 2025)."""
+
+    size: int = 210
+
+    def view(self, cohort: Cohort) -> View:
+        """Return end-diastole, the frame between, and end-systole."""
+        return ThreePhases(cohort=cohort, size=self.size)
+
+    def build(self) -> ResNet50:
+        """Make the network with fresh weights."""
+        from methods.blocks.resnet import ResNet50
+
+        return ResNet50(3)

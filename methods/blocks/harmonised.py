@@ -15,7 +15,7 @@ from typing import Any
 from benchmark.api import Method, Recipe
 from benchmark.stage import Spec
 from methods.blocks.augment import CMRAugment, ECGAugment
-from methods.blocks.backbones import CMRViT, ECGViT
+from methods.blocks.backbones import CMRResNet50, CMRViT, ECGViT
 from methods.blocks.masked_autoencoder import Decoder
 
 
@@ -116,7 +116,11 @@ def overrides(spec: Spec, scale: str) -> dict[str, Any]:
     }
     if hasattr(spec, "cmr_encoder"):
         encoder = sizes.cmr_encoder
-        if spec.cmr_encoder.frames == 3:  # three phases as depth, one token deep each
+        if isinstance(spec.cmr_encoder, CMRResNet50):
+            # The supervised reference says what the images tell: a network known for images says
+            # it better than the small transformer that aligned methods share.
+            encoder = spec.cmr_encoder.replace(size=encoder.size)
+        elif spec.cmr_encoder.frames == 3:  # three phases as depth, one token deep each
             encoder = encoder.replace(frames=3, patch=(1, *encoder.patch[1:]))
         fixed["cmr_encoder"] = encoder
     own = set(spec.__dataclass_fields__)
