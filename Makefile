@@ -14,7 +14,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test lint benchmarks boards
+.PHONY: help bench test nightly lint privacy benchmarks boards
 
 help:
 	@sed -n 's/^#: //p' Makefile
@@ -27,9 +27,17 @@ bench: $(BIN)/.installed
 test: $(BIN)/.installed-dev
 	@$(BIN)/python -m pytest -p no:benchmark -m 'not nightly' --ignore=tests/benchmarks $(ARGS)
 
+#: make nightly                               the tests that take too long for every change
+nightly: $(BIN)/.installed-dev
+	@$(BIN)/python -m pytest -p no:benchmark -m nightly --ignore=tests/benchmarks $(ARGS)
+
 #: make lint                                  style and layering
 lint: $(BIN)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+#: make privacy                               no ids, no data of single people, in any commit
+privacy: $(BIN)/.installed
+	@$(BIN)/ecgcmr privacy --history $(ARGS)
 
 #: make benchmarks                            speed, by pytest-benchmark
 benchmarks: $(BIN)/.installed-dev

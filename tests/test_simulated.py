@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from scipy import ndimage
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -23,28 +22,16 @@ from sklearn.preprocessing import StandardScaler
 from benchmark.api import UserError
 from benchmark.cohorts.arrays import create_array
 from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, LEADS, CohortData
-from benchmark.cohorts.phenotypes import VENTRICULAR10
+from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES
 from benchmark.cohorts.simulated import SimulatedCohort
 from benchmark.cohorts.simulated import latent as latent_module
 from benchmark.cohorts.simulated.cohort import simulate_block
-from benchmark.cohorts.simulated.ecg import draw_parameters
-from benchmark.cohorts.simulated.geometry import Contours, activation, contours_at, draw_shape
-from benchmark.cohorts.simulated.latent import (
-    BLOCK,
-    INTERCEPT,
-    PREVALENCE,
-    Latent,
-    Stream,
-    concatenate,
-    derive_intercepts,
-    draw_latent,
-    generator,
-    measure,
-)
+from benchmark.cohorts.simulated.latent import Stream
 
-PEOPLE = 600
+PEOPLE = 400
 TABLES = ("people", "phenotypes", "diagnoses", "truth")
-FILES = ("ecg.npy", "cine.npy", "r_peaks.npy", *(f"{name}.parquet" for name in TABLES))
+ARRAYS = ("ecg", "r_peaks", "cine", "volumes", "long_axis", "masks")
+FILES = (*(f"{name}.npy" for name in ARRAYS), *(f"{name}.parquet" for name in TABLES))
 
 
 @dataclasses.dataclass
@@ -83,24 +70,26 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> CohortData:
     return CohortData(context.out)
 
 
-@pytest.fixture(scope="module")
-def population() -> Latent:
-    return concatenate([draw_latent(1, block) for block in range(200_000 // BLOCK)])
-
-
 # ------------------------------------------------------------------------------- the stage
 
 
 def test_folder_is_what_cohort_data_reads(cohort: CohortData) -> None:
     assert cohort.ecg.shape == (PEOPLE, 12, 5000)
     assert cohort.ecg.dtype == np.int16
-    assert cohort.cine.shape == (PEOPLE, 1, 16, 48, 48)
-    assert cohort.cine.dtype == np.uint8
+    for images, shape in (
+        (cohort.cine, (1, 16, 48, 48)),
+        (cohort.volumes, (2, 8, 48, 48)),
+        (cohort.long_axis, (16, 48, 48)),
+        (cohort.masks, (2, 48, 48)),
+    ):
+        assert images.shape == (PEOPLE, *shape)
+        assert images.dtype == np.uint8
+    assert cohort.about == {"spacing": 2.74}
     assert list(cohort.people.columns) == ["id", *COVARIATES]
-    assert list(cohort.people["id"].iloc[[0, -1]]) == ["SIM-000001", "SIM-000600"]
-    assert list(cohort.hash_id.iloc[[0, -1]]) == ["9000001", "9000600"]
+    assert list(cohort.people["id"].iloc[[0, -1]]) == ["SIM-000001", "SIM-000400"]
+    assert list(cohort.hash_id.iloc[[0, -1]]) == ["9000001", "9000400"]
     assert set(cohort.people["sex"]) == {0.0, 1.0}
-    assert list(cohort.phenotypes.columns) == list(VENTRICULAR10)
+    assert list(cohort.phenotypes.columns) == list(PHENOTYPE_NAMES)
     assert list(cohort.diagnoses.columns) == list(DIAGNOSES)
     assert np.isin(cohort.diagnoses.to_numpy(), (0.0, 1.0)).all()
     assert {str(dtype) for dtype in cohort.diagnoses.dtypes} == {"float64"}
@@ -108,7 +97,7 @@ def test_folder_is_what_cohort_data_reads(cohort: CohortData) -> None:
     for split, share in (("train", 0.70), ("validation", 0.15), ("test", 0.15)):
         assert cohort.rows(split).size == pytest.approx(share * PEOPLE, abs=45)
     truth = pd.read_parquet(cohort.folder / "truth.parquet")
-    assert list(truth.columns[-3:]) == ["heart_rate", "af_rhythm", "es_frame"]
+    assert list(truth.columns) == [*PHENOTYPE_NAMES, "heart_rate", "af_rhythm", "es_frame"]
     peaks = np.load(cohort.folder / "r_peaks.npy")
     assert peaks.shape == (PEOPLE, 40)
     assert peaks.dtype == np.float32
@@ -120,8 +109,9 @@ def test_person_depends_on_neither_number_of_people_nor_workers(
     people = 230
     context = generate(SimulatedCohort(people=people), tmp_path, workers=2)
     fewer = CohortData(context.out)
-    assert np.array_equal(fewer.ecg, cohort.ecg[:people])
-    assert np.array_equal(fewer.cine, cohort.cine[:people])
+    for name in ARRAYS:
+        few, many = (np.load(c.folder / f"{name}.npy", mmap_mode="r") for c in (fewer, cohort))
+        assert few.tobytes() == many[:people].tobytes(), name
     for table in TABLES:
         name = f"{table}.parquet"
         expected = pd.read_parquet(cohort.folder / name).iloc[:people]
@@ -137,21 +127,51 @@ def test_finished_blocks_are_reused_and_missing_ones_made_again(tmp_path: Path) 
     cohort = SimulatedCohort(people=250, size=24, frames=4)
     first = generate(cohort, tmp_path / "a")
     expected = contents(first.out)
-    blocks = sorted(first.resume.iterdir())
+    blocks = sorted(first.resume.glob("*.safetensors"))
     assert len(blocks) == 3
     blocks[1].unlink()
     (first.resume / "block-00001.part").write_bytes(b"cut off")
+    half_written = np.load(first.resume / "cine.npy", mmap_mode="r+")
+    half_written[150:200] = 7
+    half_written.flush()
     kept = blocks[0].stat().st_mtime_ns
-    for name in FILES:
-        (first.out / name).unlink()
+    first.out.rename(tmp_path / "killed before the commit")
+    first.out.mkdir()
     first.reports.clear()
     cohort.run(first)
     assert contents(first.out) == expected
     assert blocks[0].stat().st_mtime_ns == kept
     assert [done for done, *_ in first.reports] == [150, 250]
-    assert sorted(first.resume.iterdir()) == blocks
+    assert sorted(first.resume.glob("block-*")) == blocks
 
 
+def test_blocks_are_not_believed_without_their_arrays(tmp_path: Path) -> None:
+    cohort = SimulatedCohort(people=150, size=16, frames=2)
+    first = generate(cohort, tmp_path)
+    expected = contents(first.out)
+    (first.resume / "masks.npy").unlink()
+    first.out.rename(tmp_path / "killed before the commit")
+    first.out.mkdir()
+    first.reports.clear()
+    cohort.run(first)
+    assert contents(first.out) == expected
+    assert [done for done, *_ in first.reports] == [0, 100, 150]
+
+
+def test_arrays_are_stored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = SimulatedCohort(people=50, size=16, frames=2)
+    linked = generate(cohort, tmp_path / "a")
+    for name in ARRAYS:
+        assert (linked.out / f"{name}.npy").samefile(linked.resume / f"{name}.npy")
+
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", unsupported)  # as on FAT
+    assert contents(generate(cohort, tmp_path / "b").out) == contents(linked.out)
+
+
+MANY = SimulatedCohort(people=800, size=24, frames=4)
 SCRIPT = """
 import pathlib, sys, types
 from benchmark.cohorts.simulated import SimulatedCohort
@@ -159,12 +179,12 @@ if __name__ == "__main__":
     root = pathlib.Path(sys.argv[1])
     (root / "resume").mkdir(parents=True)
     (root / "out").mkdir()
-    SimulatedCohort(people=1500).run(types.SimpleNamespace(
+    SimulatedCohort(people=800, size=24, frames=4).run(types.SimpleNamespace(
         out=root / "out", resume=root / "resume", workers=2, progress=lambda *_, **__: None))
 """
 
 
-def test_killed_run_leaves_no_workers_and_resumes(tmp_path: Path, cohort: CohortData) -> None:
+def test_killed_run_leaves_no_workers_and_resumes(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     root = tmp_path / "run"
     script.write_text(SCRIPT)
@@ -176,15 +196,20 @@ def test_killed_run_leaves_no_workers_and_resumes(tmp_path: Path, cohort: Cohort
     process.wait()
     wait_until(lambda: not any(alive(child) for child in children))
     finished = {p.name: p.stat().st_mtime_ns for p in root.glob("resume/*.safetensors")}
-    assert finished.keys() < {f"block-{b:05d}.safetensors" for b in range(15)}
+    assert finished.keys() < {f"block-{b:05d}.safetensors" for b in range(8)}
 
     context = Folders(root / "out", root / "resume")
-    SimulatedCohort(people=300).run(context)
-    resumed = CohortData(context.out)
-    assert np.array_equal(resumed.ecg, cohort.ecg[:300])
-    assert np.array_equal(resumed.cine, cohort.cine[:300])
-    assert resumed.phenotypes.equals(cohort.phenotypes.iloc[:300])
+    MANY.run(context)
     assert all((root / "resume" / n).stat().st_mtime_ns == t for n, t in finished.items())
+    resumed = CohortData(context.out)
+    kept = int(min(finished)[6:11])
+    made = min({*range(8)} - {int(name[6:11]) for name in finished})
+    for block in (kept, made):
+        expected, rows = simulate_block(MANY, block), slice(100 * block, 100 * (block + 1))
+        for name in ARRAYS:
+            stored = np.load(context.out / f"{name}.npy", mmap_mode="r")[rows]
+            assert stored.tobytes() == expected[name].tobytes(), name
+        assert np.array_equal(resumed.phenotypes.to_numpy()[rows], expected["phenotypes"])
 
 
 def alive(process: psutil.Process) -> bool:
@@ -225,15 +250,37 @@ def test_identity() -> None:
     assert "workers" not in cohort.describe()
     assert cohort.title == "simulated"
     assert not cohort.inputs
-    seconds, size = SimulatedCohort(people=6000).estimate()
-    assert seconds < 25
-    assert size == pytest.approx(6000 * (120_000 + 16 * 48 * 48), rel=0.01)
+    assert SimulatedCohort(people=300, preset="null").title == "simulated-null"
+
+
+@pytest.mark.parametrize(
+    ("scale", "people", "pixels"),
+    [
+        ("smoke", 300, (16, 48, 2.74)),
+        ("tiny", 6_000, (16, 48, 2.74)),
+        ("small", 20_000, (50, 64, 2.2)),
+        ("full", 40_000, (50, 80, 1.8)),
+    ],
+)
+def test_scales(scale: str, people: int, pixels: tuple[int, int, float]) -> None:
+    cohort = SimulatedCohort.at(scale, "hard")
+    assert cohort.preset == "hard"
+    assert cohort.people == people
+    assert (cohort.frames, cohort.size, cohort.spacing) == pixels
+
+
+def test_estimate_of_the_disk_is_right(cohort: CohortData) -> None:
+    _, size = SimulatedCohort(people=PEOPLE).estimate()
+    stored = sum((cohort.folder / name).stat().st_size for name in FILES)
+    assert size == pytest.approx(stored, rel=0.01)
+    _, full = SimulatedCohort.at("full").estimate()
+    assert full == pytest.approx(40_000 * (120_000 + (2 * 50 + 16 + 2) * 80 * 80), rel=0.01)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"preset": "defualt"}, "known: default"),
+        ({"preset": "defualt"}, "known: easy, default, hard, null, permuted-pairs, shift"),
         ({"people": 0}, "people >= 1"),
         ({"random_state": -1}, "random_state >= 0"),
         ({"frames": 1}, "frames >= 2"),
@@ -299,110 +346,32 @@ def test_full_disk_is_an_error_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------- population
-
-
-@pytest.mark.parametrize(
-    ("name", "mean", "sd"),
-    [
-        ("lvedv", 146.1, 33.3),
-        ("lvesv", 60.8, 18.1),
-        ("lvsv", 85.3, 18.9),
-        ("lvef", 58.7, 5.6),
-        ("lvm", 88.7, 23.9),
-        ("rvedv", 153, 40),
-        ("rvesv", 68, 25),
-        ("rvsv", 85, 19),
-        ("rvef", 56.4, 6.3),
-        ("la_max", 67.6, 17.7),
-        ("heart_rate", 59.9, 9.7),
-        ("age", 64, 7.5),
-        ("height", 169, 9.3),
-        ("weight", 76.3, 15.1),
-        ("bmi", 26.6, 4.2),
-        ("pressure", 138, 16),
-    ],
-)
-def test_moments_of_the_population(population: Latent, name: str, mean: float, sd: float) -> None:
-    values = getattr(population, name)
-    assert values.mean() == pytest.approx(mean, rel=0.03)
-    assert values.std() == pytest.approx(sd, rel=0.10)
-
-
-@pytest.mark.parametrize("name", PREVALENCE)
-def test_prevalences(population: Latent, name: str) -> None:
-    tolerance = 0.15 if name == "CM" else 0.05
-    values = getattr(population, name.lower())
-    assert values.mean() == pytest.approx(PREVALENCE[name], rel=tolerance)
-
-
-def test_heart_attacks_happen_to_coronary_patients(population: Latent) -> None:
-    assert (population.cad[population.mi > 0] == 1).all()
-    assert (population.af[population.af_rhythm > 0] == 1).all()
-
-
-def test_intercepts_are_those_that_bisection_finds() -> None:
-    found = derive_intercepts(people=200_000, random_state=5)
-    assert found.keys() == INTERCEPT.keys()
-    for name, value in found.items():
-        assert value == pytest.approx(INTERCEPT[name], abs=0.05), name
-
-
-def test_ecg_intervals_of_the_population(population: Latent) -> None:
-    p = draw_parameters(population, np.random.default_rng(0))
-    for values, mean, sd in (
-        (p.qrs, 90.0, 12.2),
-        (p.pr, 166.1, 21.3),
-        (p.p_duration, 95.1, 15.1),
-        (p.qt, 418, 29),
-        (p.qtc, 416, 18),
-    ):
-        assert values.mean() == pytest.approx(mean, rel=0.03)
-        assert values.std() == pytest.approx(sd, rel=0.10)
-    assert p.lbbb.mean() == pytest.approx(0.007, rel=0.1)
-    assert p.rbbb.mean() == pytest.approx(0.025, rel=0.1)
-
-
-def test_measured_labels_are_consistent_and_as_noisy_as_segmentation(population: Latent) -> None:
-    measured = measure(population, 0, 0)
-    lvedv, lvesv, lvsv, lvef, _, _, rvedv, rvesv, rvsv, rvef = measured.T
-    np.testing.assert_allclose(lvsv, lvedv - lvesv)
-    np.testing.assert_allclose(lvef, 100 * lvsv / lvedv)
-    np.testing.assert_allclose(rvsv, rvedv - rvesv)
-    np.testing.assert_allclose(rvef, 100 * rvsv / rvedv)
-    variation = (measured / population.phenotypes).std(0)
-    expected = [0.05, 0.09, 0.07, 0.045, 0.08, 0.07, 0.07, 0.11, 0.09, 0.06]
-    np.testing.assert_allclose(variation, expected, rtol=0.15)
-    ceiling = 1 - ((measured - population.phenotypes) ** 2).mean(0) / measured.var(0)
-    published = [0.95, 0.91, 0.90, 0.81, 0.88, 0.93, 0.93, 0.90, 0.86, 0.77]
-    np.testing.assert_allclose(ceiling, published, atol=0.025)
-
-
-def test_streams_share_no_numbers() -> None:
-    draws = {
-        (state, stream, index): tuple(generator(state, stream, index).random(4))
-        for state in (0, 1)
-        for stream in Stream
-        for index in (0, 1)
-    }
-    assert len({value for row in draws.values() for value in row}) == 4 * len(draws)
-
-
 def test_ecg_and_cine_share_only_the_cardiac_state(monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = SimulatedCohort(people=100, size=24, frames=4)
     before = simulate_block(cohort, 0)
     original = latent_module.generator
-    other = {Stream.ECG: 9, Stream.ECG_NOISE: 9}
 
-    def elsewhere(state: int, stream: Stream, index: int) -> np.random.Generator:
-        return original(other.get(stream, state), stream, index)
+    def elsewhere(state: int, stream: Stream, *others: int) -> np.random.Generator:
+        assert stream in (Stream.ECG, Stream.ECG_NOISE)
+        return original(9, stream, *others)
 
-    for module in ("ecg", "cine"):
-        monkeypatch.setattr(f"benchmark.cohorts.simulated.{module}.generator", elsewhere)
+    monkeypatch.setattr("benchmark.cohorts.simulated.ecg.generator", elsewhere)
     after = simulate_block(cohort, 0)
     assert not np.array_equal(before["ecg"], after["ecg"])
-    for name in ("cine", "phenotypes", "diagnoses", "people", "truth"):
-        assert np.array_equal(before[name], after[name])
+    for name in after.keys() - {"ecg", "r_peaks"}:
+        assert np.array_equal(before[name], after[name]), name
+
+
+def test_presets_say_whose_heart_is_shown() -> None:
+    cohort = SimulatedCohort(people=100, size=24, frames=4)
+    own, null, permuted = (
+        simulate_block(cohort.replace(preset=preset), 0)
+        for preset in ("default", "null", "permuted-pairs")
+    )
+    images = {"cine", "volumes", "long_axis", "masks"}
+    for other, strange in ((null, {"ecg"}), (permuted, images)):
+        for name in ("ecg", "people", "phenotypes", "diagnoses", *images):
+            assert np.array_equal(own[name], other[name]) == (name not in strange), name
 
 
 # ------------------------------------------------------------------------------- ECG
@@ -449,117 +418,6 @@ def test_true_r_peaks_are_where_the_qrs_is(cohort: CohortData) -> None:
                 late.append(window.argmax() - 100)
     assert np.abs(np.median(late)) <= 5  # 10 ms
     assert (np.abs(late) <= 25).mean() > 0.98
-
-
-def test_atrial_fibrillation_is_irregular(population: Latent) -> None:
-    cohort = SimulatedCohort(people=100, size=8, frames=2)
-    found = [b for b in range(600) if population.af_rhythm[b * BLOCK : (b + 1) * BLOCK].any()]
-    spread = {0: [], 1: []}
-    for block in found[:2]:
-        simulated = simulate_block(cohort.replace(random_state=1), block)
-        rr = np.diff(simulated["r_peaks"], axis=1)
-        variation = np.nanstd(rr, axis=1) / np.nanmean(rr, axis=1)
-        for rhythm in (0, 1):
-            rows = simulated["truth"][:, -2] == rhythm
-            spread[rhythm].extend(variation[rows])
-    assert np.median(spread[1]) > 0.10
-    assert np.median(spread[0]) < 0.05
-
-
-# ------------------------------------------------------------------------------- cine
-
-
-def cut(block: int, s: np.ndarray, heights: np.ndarray) -> tuple[Latent, Contours, np.ndarray]:
-    latent = draw_latent(0, block)
-    shape = draw_shape(latent, generator(0, Stream.CINE, block))
-    return latent, contours_at(latent, shape, s, heights), shape.length
-
-
-def area(radius: np.ndarray) -> np.ndarray:
-    """mm2 of the regions within radii given at equal angles."""
-    return np.pi * (radius.astype(float) ** 2).mean(-1)
-
-
-def test_volumes_of_the_drawn_shapes_are_the_phenotypes() -> None:
-    step = 0.005
-    heights = np.arange(-0.1, 1.0, step) + step / 2
-    s = np.tile([0.0, 1.0], (BLOCK, 1))
-    latent, contours, length = cut(3, s, heights)
-
-    def volume(areas: np.ndarray) -> np.ndarray:
-        return areas.sum(1) * step * length[:, None] / 1000
-
-    cavity = volume(area(contours.endocardium))
-    whole = volume(area(contours.epicardium))
-    right = volume(area(contours.right)) - whole
-    for drawn, expected in (
-        (cavity, np.stack([latent.lvedv, latent.lvesv], 1)),
-        (1.05 * (whole - cavity), np.stack([latent.lvm] * 2, 1)),
-        (right, np.stack([latent.rvedv, latent.rvesv], 1)),
-    ):
-        np.testing.assert_allclose(drawn, expected, rtol=0.01)
-    assert (contours.epicardium >= contours.endocardium).all()
-    assert (contours.right >= contours.epicardium).all()
-
-
-def test_activation_runs_from_diastole_to_systole_and_back() -> None:
-    rr = np.array([0.5, 1.0, 1.4, 1.0])
-    s = activation(rr, np.array([0.0, 0.0, 0.0, 1.0]), np.linspace(0, 1, 1001))
-    assert s.min() >= 0
-    np.testing.assert_allclose(s[:, 0], 0)
-    np.testing.assert_allclose(s[:, -1], 0, atol=1e-9)
-    np.testing.assert_allclose(s.max(1), 1, atol=1e-3)
-    np.testing.assert_allclose(s.argmax(1) / 1000 * rr, 0.29 + 0.07 * rr, atol=0.002)
-    late = slice(-200, -150)  # before the atrial kick
-    assert (s[1, late] > 0.15).all()
-    assert (s[3, late] < 0.01).all()
-
-
-def left_cavity(picture: np.ndarray) -> int:
-    """Count the pixels of the bright region in which the left ventricle's centre lies."""
-    row, column = 23, 29
-    around = picture[row - 4 : row + 5, column - 4 : column + 5]
-    bright = picture > 0.68 * np.percentile(around, 80)
-    labels, _ = ndimage.label(bright)
-    here = labels[row - 4 : row + 5, column - 4 : column + 5]
-    region = labels == np.bincount(here[here > 0]).argmax()
-    return int(ndimage.binary_fill_holes(region).sum())
-
-
-def test_picture_shows_the_geometry_and_the_volume(cohort: CohortData) -> None:
-    truth = pd.read_parquet(cohort.folder / "truth.parquet").iloc[:200]
-    es = truth["es_frame"].to_numpy()
-    rows = np.arange(200)
-    drawn = np.array([[left_cavity(cohort.cine[r, 0, f]) for f in (0, es[r])] for r in rows])
-    expected = []
-    for block in (0, 1):
-        latent = draw_latent(0, block)
-        s = activation(60 / latent.heart_rate, latent.af_rhythm, np.arange(16) / 16)
-        _, contours, _ = cut(block, s, np.array([0.5]))
-        areas = area(contours.endocardium[:, 0])
-        assert np.array_equal(areas.argmin(1), es[block * BLOCK : (block + 1) * BLOCK])
-        frames = es[block * BLOCK : (block + 1) * BLOCK]
-        expected.append(np.stack([areas[:, 0], areas[np.arange(BLOCK), frames]], 1))
-    ratio = drawn * 2.74**2 / np.concatenate(expected)
-    assert np.median(ratio[:, 0]) == pytest.approx(1, abs=0.05)
-    assert (np.abs(ratio[:, 0] - 1) < 0.15).mean() > 0.9
-    assert np.corrcoef(drawn[:, 0], np.concatenate(expected)[:, 0])[0, 1] > 0.9
-    assert np.corrcoef(drawn[:, 0], truth["LVEDV"])[0, 1] > 0.75
-    assert np.corrcoef(drawn[:, 1], truth["LVESV"])[0, 1] > 0.75
-    assert (drawn[:, 1] < drawn[:, 0]).mean() > 0.98
-
-
-def test_grey_levels_use_the_range_of_a_byte(cohort: CohortData) -> None:
-    cine = np.asarray(cohort.cine[:100])
-    assert (cine == 255).mean() < 0.001
-    assert 120 < np.median(cine[:, 0, 0, 20:26, 26:32]) < 180  # blood is 150
-    assert np.median(cine) < 60
-
-
-def test_heart_lies_within_the_picture() -> None:
-    _, contours, _ = cut(0, np.zeros((BLOCK, 1)), np.array([0.5]))
-    reach = contours.right[:, 0, 0].max(-1)  # towards the left side of the picture
-    assert (reach + 3 < 65.8 + 15).mean() > 0.95
 
 
 # ------------------------------------------------------------------------------- information

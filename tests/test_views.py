@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,10 +16,15 @@ from benchmark.cohorts import ecg, views
 from benchmark.cohorts.cohort import COVARIATES, ECG_MILLIVOLT, LEADS
 from benchmark.cohorts.recordings import read_recording
 from benchmark.cohorts.simulated import SimulatedCohort
+from benchmark.cohorts.simulated.cine import draw_short_axis
+from benchmark.cohorts.simulated.population import draw_block
+from benchmark.cohorts.simulated.presets import PRESETS, Preset
 from benchmark.cohorts.views import (
     BeatFeatures,
     CleanECG,
     Covariates,
+    EDESVolumes,
+    LongAxisCine,
     MidSliceCine,
     RPeaks,
     ThreePhases,
@@ -79,6 +85,10 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cine = rng.integers(0, 20, (PEOPLE, SLICES, FRAMES, HEIGHT, WIDTH)).astype(np.uint8)
     cine[:, 1] += beating_heart((HEIGHT, WIDTH), FRAMES, SYSTOLE)
     np.save(folder / "cine.npy", cine)
+    np.save(folder / "long_axis.npy", cine[:, 0])
+    stacks = rng.integers(0, 256, (PEOPLE, 2, 8, HEIGHT, WIDTH)).astype(np.uint8)
+    np.save(folder / "volumes.npy", stacks)
+    (folder / "cohort.json").write_text(json.dumps({"spacing": 2.0}))
     people = pd.DataFrame({name: rng.normal(size=PEOPLE) for name in COVARIATES})
     people["sex"] = pd.array([1, 0, None] * (PEOPLE // 3), dtype="Int8")
     people.insert(0, "id", [f"P{k}" for k in range(PEOPLE)])
@@ -106,6 +116,11 @@ VIEWS = [
     MidSliceCine(cohort=Clinic()),
     MidSliceCine(cohort=Clinic(), frames=FRAMES, size=16),
     ThreePhases(cohort=Clinic(), size=45),
+    MidSliceCine(cohort=Clinic(), frames=FRAMES, size=40, spacing=2.74),
+    ThreePhases(cohort=Clinic(), size=45, spacing=1.5),
+    EDESVolumes(cohort=Clinic(), size=44),
+    EDESVolumes(cohort=Clinic(), size=30, slices=3, spacing=2.74),
+    LongAxisCine(cohort=Clinic(), frames=12, size=45),
     Covariates(cohort=Clinic()),
 ]
 
@@ -296,6 +311,93 @@ def test_three_phases_are_diastole_between_systole(clinic: Path, tmp_path: Path)
     picked = cine[0, 1, [0, (SYSTOLE + 1) // 2, SYSTOLE], :, 5:45].astype(float)
     scaled = 255 * (picked - picked.min()) / (picked.max() - picked.min())
     assert np.abs(x[0, 0] - scaled).max() <= 0.5 + 1e-4
+
+
+def test_volumes_are_the_central_slices_scaled_as_one(clinic: Path, tmp_path: Path) -> None:
+    x = compute(EDESVolumes(cohort=Clinic(), size=30), clinic, tmp_path / "x")
+    stored = np.load(clinic / "volumes.npy")[7, :, 1:7, 5:35, 10:40].astype(float)
+    scaled = 255 * (stored - stored.min()) / (stored.max() - stored.min())
+    assert np.abs(x[7] - scaled).max() <= 0.5 + 1e-4
+
+
+def test_long_axis_is_treated_as_the_short_axis_is(clinic: Path, tmp_path: Path) -> None:
+    x = compute(LongAxisCine(cohort=Clinic(), frames=9, size=36), clinic, tmp_path / "x")
+    stored = np.load(clinic / "long_axis.npy")
+    expected = [MidSliceCine(frames=9, size=36).prepare(cine) for cine in stored]
+    assert np.array_equal(x, expected)
+
+
+@pytest.mark.parametrize(
+    ("view", "name", "what"),
+    [
+        (MidSliceCine(cohort=Clinic()), "cine", "short-axis cine"),
+        (ThreePhases(cohort=Clinic(), size=9), "cine", "short-axis cine"),
+        (LongAxisCine(cohort=Clinic()), "long_axis", "long-axis images"),
+        (EDESVolumes(cohort=Clinic(), size=9), "volumes", "short-axis stacks"),
+    ],
+)
+def test_cohort_without_the_images(
+    view: View, name: str, what: str, clinic: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "without").mkdir()
+    for file in clinic.iterdir():
+        if file.name != f"{name}.npy":
+            (tmp_path / "without" / file.name).symlink_to(file)
+    with pytest.raises(UserError, match=f"this cohort holds no {what}") as caught:
+        compute(view, tmp_path / "without", tmp_path / "x")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_more_slices_than_there_are(clinic: Path, tmp_path: Path) -> None:
+    view = EDESVolumes(cohort=Clinic(), size=9, slices=9)
+    with pytest.raises(UserError, match="needs 9 slices; this cohort holds 8"):
+        compute(view, clinic, tmp_path / "x")
+
+
+# ------------------------------------------------------------------------------- pixels
+
+
+def test_pixels_of_the_view_are_left_alone(clinic: Path, tmp_path: Path) -> None:
+    as_stored = compute(MidSliceCine(cohort=Clinic(), size=30), clinic, tmp_path / "0")
+    for number, spacing in enumerate((2.0, 2.015, 1.985)):  # the cohort has 2.0
+        view = MidSliceCine(cohort=Clinic(), size=30, spacing=spacing)
+        assert np.array_equal(compute(view, clinic, tmp_path / f"x{number}"), as_stored)
+
+
+@pytest.mark.parametrize("spacing", [1.3, 2.74, 4.0])
+@pytest.mark.parametrize("size", [32, 33])
+def test_anatomy_keeps_its_size_and_its_middle(
+    spacing: float, size: int, clinic: Path, tmp_path: Path
+) -> None:
+    """A disc of 24 mm in the middle, seen with other pixels, is a disc of 24 mm in the middle."""
+    stored = 2.0
+    y, x = ((np.arange(n) - (n - 1) / 2) * stored for n in (HEIGHT, WIDTH))
+    distance = np.hypot(y[:, None], x)
+    disc = np.clip((12 - distance) / stored + 0.5, 0, 1) * 200
+    folder = tmp_path / "disc"
+    folder.mkdir()
+    np.save(folder / "cine.npy", np.tile(disc.astype(np.uint8), (PEOPLE, 1, 4, 1, 1)))
+    (folder / "people.parquet").symlink_to(clinic / "people.parquet")
+    (folder / "cohort.json").symlink_to(clinic / "cohort.json")
+    view = MidSliceCine(cohort=Clinic(), frames=4, size=size, spacing=spacing)
+    seen = compute(view, folder, tmp_path / "x")[0, 0, 0] / 255
+    assert seen.sum() * spacing**2 == pytest.approx(np.pi * 12**2, rel=0.05)
+    for axis in (0, 1):
+        profile = seen.sum(axis)
+        middle = (profile * np.arange(size)).sum() / profile.sum()
+        assert middle == pytest.approx((size - 1) / 2, abs=0.05)
+
+
+def test_resampled_cohorts_look_alike() -> None:
+    """One person, imaged with coarse and with fine pixels, gives nearly the same view."""
+    drawn = draw_block(0, 0, PRESETS["default"])
+    noiseless = Preset("no noise", image_noise=0.0)
+    fine = draw_short_axis(drawn, 0, 0, noiseless, frames=16, size=80, spacing=1.8).cine[0, 0]
+    coarse = draw_short_axis(drawn, 0, 0, noiseless, frames=16, size=48, spacing=2.74).cine[0, 0]
+    view = MidSliceCine(frames=16, size=48, spacing=2.74)
+    resampled = view.prepare(views._resample_pixels(fine, 1.8 / 2.74, 48))
+    expected = view.prepare(coarse)
+    assert np.corrcoef(resampled.ravel(), expected.ravel())[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("frames", [16, 25, 50])

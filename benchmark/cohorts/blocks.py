@@ -87,6 +87,9 @@ def _start_worker() -> None:
     import numpy as np  # noqa: F401 - the limit reaches only libraries already loaded
     from threadpoolctl import threadpool_limits
 
+    from benchmark.privacy import mask_messages
+
+    mask_messages()
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is told too, and ends the pool
     parent = multiprocessing.parent_process()

@@ -1,4 +1,4 @@
-"""What methods see of a cohort: cleaned ECG, cine, three phases, R peaks, beats, covariates.
+"""What methods see of a cohort: cleaned ECG, R peaks, beats, cines, phases, stacks, covariates.
 
 An array of uint8 stands for numbers in [0, 1]: its value x means x / 255.
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from benchmark.cohorts.cohort import CohortData
 
 RECORD_SECONDS = 10.0
+SAME_PIXELS = 0.01  # pixels that differ by no more than this share are not resampled
 MARK_EVERY = 30.0  # seconds between notes of how far a view is; less is not worth resuming
 
 
@@ -309,24 +310,48 @@ def prepare_recording(ecg_mv: np.ndarray, rate: float, view: ECGView) -> np.ndar
 
 
 @dataclass(frozen=True, kw_only=True)
-class CineView(BlockwiseView):
-    """A view of the middle short-axis slice, as uint8."""
+class ImageView(BlockwiseView):
+    """A view of images, as uint8.
+
+    Parameters
+    ----------
+    size
+        Pixels per side, cropped from or padded around the centre.
+    spacing
+        mm per pixel, to which the cohort's images are resampled linearly; None leaves them as they
+        are. Cohorts differ in it, and a pixel should mean the same to a method in all of them.
+    """
 
     modality: ClassVar[str] = "cmr"
     dtype: ClassVar[str] = "uint8"
+    source: ClassVar[str] = "cine"
+    """Array of `CohortData` that the view is made of."""
+    content: ClassVar[str] = "short-axis cine"
 
-    def prepare(self, cine: np.ndarray) -> np.ndarray:
-        """Return one person's entry from (frames, height, width) uint8."""
+    size: int
+    spacing: float | None = None
+
+    def select(self, images: np.ndarray) -> np.ndarray:
+        """Return what is needed of some people's images, (people, times, ..., height, width)."""
+        return images
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Return one person's entry from (times, ..., height, width) uint8 in the view's pixels."""
         raise NotImplementedError
 
     def entries(self, data: CohortData, rows: slice) -> np.ndarray:
-        """Prepare the stored cines of some people."""
-        middle = data.cine.shape[1] // 2
-        return np.stack([self.prepare(cine) for cine in data.cine[rows, middle]])
+        """Prepare the stored images of some people."""
+        if not data.has(self.source):
+            raise UserError(f"{type(self).__name__}: this cohort holds no {self.content}")
+        ratio = 1.0
+        if self.spacing is not None and abs(data.about["spacing"] / self.spacing - 1) > SAME_PIXELS:
+            ratio = data.about["spacing"] / self.spacing
+        people = self.select(getattr(data, self.source)[rows])
+        return np.stack([self.prepare(_resample_pixels(p, ratio, self.size)) for p in people])
 
 
 @dataclass(frozen=True, kw_only=True)
-class MidSliceCine(CineView):
+class MidSliceCine(ImageView):
     """Cine of the middle short-axis slice, min-max scaled per person.
 
     Parameters
@@ -334,8 +359,8 @@ class MidSliceCine(CineView):
     frames
         Over one heart beat, frame 0 at the R peak; another number of frames in the cohort is
         resampled linearly in time, the last frame being followed by the first.
-    size
-        Pixels per side, cropped from or padded around the centre.
+    size, spacing
+        As of `ImageView`.
     """
 
     cost: ClassVar[float] = 0.2e-3
@@ -348,16 +373,32 @@ class MidSliceCine(CineView):
         """One channel, frames, height, width."""
         return 1, self.frames, self.size, self.size
 
-    def prepare(self, cine: np.ndarray) -> np.ndarray:
+    def select(self, images: np.ndarray) -> np.ndarray:
+        """Take the middle slice."""
+        return images[:, images.shape[1] // 2]
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
         """Resample in time, crop and scale one cine."""
-        cine = _crop(cine, self.size)
-        if len(cine) != self.frames:
-            cine = _resample_cycle(cine, self.frames)
-        return _pad(_min_max(cine), self.size)[None]
+        images = _crop(images, self.size)
+        if len(images) != self.frames:
+            images = resample_cycle(images, self.frames)
+        return _pad(_min_max(images), self.size)[None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThreePhases(CineView):
+class LongAxisCine(MidSliceCine):
+    """Four-chamber cine, treated as `MidSliceCine` treats the short axis."""
+
+    source: ClassVar[str] = "long_axis"
+    content: ClassVar[str] = "long-axis images"
+
+    def select(self, images: np.ndarray) -> np.ndarray:
+        """Take the one plane there is."""
+        return images
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreePhases(ImageView):
     """End-diastole, the frame midway to end-systole, and end-systole, in this order.
 
     The content of MMCL's view (Turgut et al. 2025), which stacks the same three phases of the
@@ -365,24 +406,64 @@ class ThreePhases(CineView):
 
     Parameters
     ----------
-    size
-        Pixels per side, cropped from or padded around the centre.
+    size, spacing
+        As of `ImageView`.
     """
 
     cost: ClassVar[float] = 0.4e-3
-
-    size: int
 
     @property
     def shape(self) -> tuple[int, ...]:
         """One channel, three phases, height, width."""
         return 1, 3, self.size, self.size
 
-    def prepare(self, cine: np.ndarray) -> np.ndarray:
+    def select(self, images: np.ndarray) -> np.ndarray:
+        """Take the middle slice."""
+        return images[:, images.shape[1] // 2]
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
         """Pick, crop and scale the phases of one cine."""
-        systole = end_systole(cine)
-        phases = _crop(cine[[0, (systole + 1) // 2, systole]], self.size)
+        systole = end_systole(images)
+        phases = _crop(images[[0, (systole + 1) // 2, systole]], self.size)
         return _pad(_min_max(phases), self.size)[None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDESVolumes(ImageView):
+    """Central slices of the short-axis stack at end-diastole and end-systole, base to apex.
+
+    Scaled as one, so that grey levels mean the same in both phases.
+
+    Parameters
+    ----------
+    slices
+        How many; an odd one out is taken at the base.
+    size, spacing
+        As of `ImageView`.
+    """
+
+    source: ClassVar[str] = "volumes"
+    content: ClassVar[str] = "short-axis stacks"
+    cost: ClassVar[float] = 0.2e-3
+
+    slices: int = 6
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Two phases, slices, height, width."""
+        return 2, self.slices, self.size, self.size
+
+    def select(self, images: np.ndarray) -> np.ndarray:
+        """Take the central slices."""
+        stored = images.shape[2]
+        if self.slices > stored:
+            raise UserError(f"EDESVolumes needs {self.slices} slices; this cohort holds {stored}")
+        first = (stored - self.slices) // 2
+        return images[:, :, first : first + self.slices]
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Crop and scale one person's stacks."""
+        return _pad(_min_max(_crop(images, self.size)), self.size)
 
 
 def end_systole(cine: np.ndarray) -> int:
@@ -410,11 +491,44 @@ def end_systole(cine: np.ndarray) -> int:
     return first + int(np.argmin(pool[first : last + 1]))
 
 
-def _resample_cycle(cine: np.ndarray, frames: int) -> np.ndarray:
+def resample_cycle(cine: np.ndarray, frames: int) -> np.ndarray:
+    """Give a cine (frames, ...) of one heart beat another number of frames, linearly in time.
+
+    The last frame is followed by the first.
+    """
     position = np.arange(frames) * len(cine) / frames
     before = position.astype(int)
     share = (position - before).astype(np.float32)[:, None, None]
     return (1 - share) * cine[before] + share * cine[(before + 1) % len(cine)]
+
+
+def _resample_pixels(images: np.ndarray, ratio: float, size: int) -> np.ndarray:
+    """Give images (..., height, width) ``ratio`` times as many pixels a side, about the centre.
+
+    No more than ``size`` a side are made, as the rest would be cropped, and otherwise a number
+    that leaves equal borders to be padded.
+    """
+    if ratio == 1:
+        return images
+    from scipy import ndimage
+
+    whole = [min(size, max(2, int(extent * ratio))) for extent in images.shape[-2:]]
+    shape = [made - (size - made) % 2 for made in whole]
+    stack = images.reshape(-1, *images.shape[-2:]).astype(np.float32)
+    # Centres fall on centres, so that the same anatomy stays in the middle.
+    offset = [
+        (extent - 1) / 2 - (made - 1) / 2 / ratio
+        for extent, made in zip(images.shape[-2:], shape, strict=True)
+    ]
+    made = ndimage.affine_transform(
+        stack,
+        [1, 1 / ratio, 1 / ratio],
+        [0, *offset],
+        (len(stack), *shape),
+        order=1,
+        mode="nearest",
+    )
+    return made.reshape(*images.shape[:-2], *shape)
 
 
 def _crop(images: np.ndarray, size: int) -> np.ndarray:

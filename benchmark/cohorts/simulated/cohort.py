@@ -1,21 +1,30 @@
-"""The simulated cohort as a stage: blocks of people in worker processes, then one set of arrays."""
+"""The simulated cohort as a stage: worker processes fill one set of arrays, block by block."""
 
 from __future__ import annotations
 
 import functools
 import json
 import math
+import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmark.api import Cohort, Context, UserError
 from benchmark.cohorts.blocks import block_file, finished_blocks, missing_blocks
+from benchmark.cohorts.simulated.presets import PRESETS
 
 if TYPE_CHECKING:
     import numpy as np
 
-PRESETS = ("default",)
-PEOPLE = {"smoke": 300, "tiny": 6000}
+SCALES: Mapping[str, Mapping[str, Any]] = {
+    "smoke": {"people": 300},
+    "tiny": {"people": 6000},
+    "small": {"people": 20_000, "frames": 50, "size": 64, "spacing": 2.2},
+    "full": {"people": 40_000, "frames": 50, "size": 80, "spacing": 1.8},
+}
 FIRST_HASH_ID = 9_000_000  # plus k for SIM-k: out of the range of UK Biobank's ids
 
 
@@ -29,13 +38,13 @@ class SimulatedCohort(Cohort):
     Parameters
     ----------
     preset
-        Name of the population; `PRESETS`.
+        Name of the population, one of `PRESETS`.
     people
         How many.
     random_state
         Another number gives other people of the same population.
     frames, size, spacing
-        Of the cine: frames per heart beat, pixels per side, mm per pixel.
+        Of the images: frames per heart beat, pixels per side, mm per pixel.
 
     Raises
     ------
@@ -45,7 +54,7 @@ class SimulatedCohort(Cohort):
 
     name: ClassVar[str] = "simulated"
     simulated: ClassVar[bool] = True
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     pools: ClassVar[bool] = True
 
     preset: str = "default"
@@ -77,9 +86,11 @@ class SimulatedCohort(Cohort):
         UserError
             When the scale is not simulated.
         """
-        if scale not in PEOPLE:
-            raise UserError(f"the simulated cohort has no scale {scale!r}; known: {[*PEOPLE]}")
-        return cls(preset=preset, people=PEOPLE[scale])
+        if scale not in SCALES:
+            raise UserError(
+                f"the simulated cohort has no scale {scale!r}; known: {', '.join(SCALES)}"
+            )
+        return cls(preset=preset, **SCALES[scale])
 
     @property
     def title(self) -> str:
@@ -93,65 +104,89 @@ class SimulatedCohort(Cohort):
 
     def estimate(self) -> tuple[float, float]:
         """Seconds as measured with two workers; bytes are exact but for the small tables."""
-        pixels = self.frames * self.size**2
-        seconds = 2 + self.people * (0.9e-3 + 3.3e-8 * pixels)
-        return seconds, self.people * (12 * 5000 * 2 + pixels + 40 * 4 + 300)
+        arrays = self._arrays()
+        pictures = sum(math.prod(arrays[name][0][:-2]) for name in ("cine", "volumes", "long_axis"))
+        seconds = 3 + self.people * (0.5e-3 + pictures * (33e-6 + 5.2e-9 * self.size**2))
+        itemsize = {"int16": 2, "float32": 4, "uint8": 1}
+        entry = sum(math.prod(shape) * itemsize[dtype] for shape, dtype in arrays.values())
+        return seconds, self.people * (entry + 1500)
 
     def run(self, context: Context) -> None:
-        """Simulate the blocks that ``context.resume`` does not hold yet, then assemble them."""
+        """Simulate the blocks that ``context.resume`` does not hold yet, then write the tables.
+
+        Workers write their people into the arrays in ``context.resume``, so that no picture is
+        ever stored twice. A block's file holds its rows of the tables, and says by being there
+        that its rows of the arrays are written.
+        """
         from benchmark.cohorts.simulated.latent import BLOCK
 
-        missing = missing_blocks(context.resume, math.ceil(self.people / BLOCK))
-        done = self.people - sum(self._count(b, BLOCK) for b in missing)
+        blocks = range(math.ceil(self.people / BLOCK))
+        self._reserve(context.resume)
+        missing = missing_blocks(context.resume, len(blocks))
+        done = self.people - sum(len(self._rows(b, BLOCK)) for b in missing)
         context.progress(done, self.people, unit="people")
-        make = functools.partial(simulate_block, self)
+        make = functools.partial(store_block, self, context.resume)
         with finished_blocks(make, missing, context.resume, context.workers) as finished:
             for block in finished:
-                done += self._count(block, BLOCK)
+                done += len(self._rows(block, BLOCK))
                 context.progress(done, self.people, unit="people")
-        self._assemble(context, BLOCK)
+        self._write_tables(context, blocks)
+        for name in self._arrays():
+            # Not moved: killed before the commit, the next attempt finds everything done.
+            _link(context.resume / f"{name}.npy", context.out / f"{name}.npy")
 
-    def _count(self, block: int, size: int) -> int:
-        return min(size, self.people - block * size)
+    def _arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape of one person's entry, and type, of every array that `CohortData` reads."""
+        from benchmark.cohorts.simulated.cine import SLICES
 
-    def _assemble(self, context: Context, block_size: int) -> None:
-        """Join the blocks into the files that `CohortData` reads."""
+        picture = (self.size, self.size)
+        return {
+            "ecg": ((12, 5000), "int16"),
+            "r_peaks": ((40,), "float32"),
+            "cine": ((1, self.frames, *picture), "uint8"),
+            "volumes": ((2, SLICES, *picture), "uint8"),
+            "long_axis": ((self.frames, *picture), "uint8"),
+            "masks": ((2, *picture), "uint8"),
+        }
+
+    def _reserve(self, folder: Path) -> None:
+        """Make the arrays; blocks whose rows went with an array are no longer finished."""
+        from benchmark.cohorts.arrays import create_array
+
+        arrays = self._arrays()
+        if all((folder / f"{name}.npy").exists() for name in arrays):
+            return
+        for block in folder.glob("block-*"):
+            block.unlink()
+        for name, (shape, dtype) in arrays.items():
+            create_array(folder / f"{name}.part", (self.people, *shape), dtype)
+        for name in arrays:
+            (folder / f"{name}.part").rename(folder / f"{name}.npy")
+
+    def _rows(self, block: int, size: int) -> range:
+        """Row numbers of a block's people."""
+        return range(block * size, min((block + 1) * size, self.people))
+
+    def _write_tables(self, context: Context, blocks: range) -> None:
+        """Join the blocks' rows into the tables that `CohortData` reads."""
         import numpy as np
         import pandas as pd
         from safetensors.numpy import load_file
 
-        from benchmark.cohorts.arrays import create_array
         from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES
-        from benchmark.cohorts.phenotypes import VENTRICULAR10
+        from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES
 
-        arrays: dict[str, np.ndarray] = {}
-        tables: dict[str, list[np.ndarray]] = {}
-        for block in range(math.ceil(self.people / block_size)):
-            rows = slice(block * block_size, block * block_size + self._count(block, block_size))
-            for name, values in load_file(block_file(context.resume, block)).items():
-                values = values[: rows.stop - rows.start]
-                if name in ("ecg", "cine", "r_peaks"):
-                    if name not in arrays:
-                        shape = (self.people, *values.shape[1:])
-                        arrays[name] = create_array(
-                            context.out / f"{name}.npy", shape, values.dtype
-                        )
-                    arrays[name][rows] = values
-                else:
-                    tables.setdefault(name, []).append(values)
-        for array in arrays.values():
-            array.flush()
-
-        phenotypes = list(VENTRICULAR10)
         columns = {
             "people": COVARIATES,
-            "phenotypes": phenotypes,
+            "phenotypes": PHENOTYPE_NAMES,
             "diagnoses": DIAGNOSES,
-            "truth": [*phenotypes, "heart_rate", "af_rhythm", "es_frame"],
+            "truth": [*PHENOTYPE_NAMES, "heart_rate", "af_rhythm", "es_frame"],
         }
+        parts = [load_file(block_file(context.resume, block)) for block in blocks]
         numbers = range(1, self.people + 1)
-        for name, parts in tables.items():
-            table = pd.DataFrame(np.concatenate(parts), columns=list(columns[name]))
+        for name in columns:
+            rows = np.concatenate([part[name] for part in parts])[: self.people]
+            table = pd.DataFrame(rows, columns=list(columns[name]))
             if name == "people":
                 table.insert(0, "id", [f"SIM-{k:06d}" for k in numbers])
             if name == "truth":
@@ -163,34 +198,59 @@ class SimulatedCohort(Cohort):
         (context.out / "cohort.json").write_text(json.dumps({"spacing": self.spacing}))
 
 
+def store_block(cohort: SimulatedCohort, folder: Path, block: int) -> dict[str, np.ndarray]:
+    """Simulate a block, write its people into the arrays and return their rows of the tables."""
+    import numpy as np
+
+    simulated = simulate_block(cohort, block)
+    for name in cohort._arrays():
+        values = simulated.pop(name)
+        rows = cohort._rows(block, len(values))
+        array = np.load(folder / f"{name}.npy", mmap_mode="r+")
+        array[rows.start : rows.stop] = values[: len(rows)]
+        array.flush()  # or a power cut could leave the block's file without the rows
+    return simulated
+
+
 def simulate_block(cohort: SimulatedCohort, block: int) -> dict[str, np.ndarray]:
     """Simulate one block of people.
 
     Returns
     -------
     dict
-        ``ecg`` (people, 12, 5000) int16 in steps of 5 uV, ``r_peaks`` (people, 40) float32 in s,
-        ``cine`` (people, 1, frames, size, size) uint8, and the rows of the four tables.
+        The block's rows of all arrays and of the four tables that `CohortData` reads.
     """
     import numpy as np
 
-    from benchmark.cohorts.simulated.cine import draw_cine
+    from benchmark.cohorts.simulated.cine import draw_short_axis
     from benchmark.cohorts.simulated.ecg import draw_ecg
-    from benchmark.cohorts.simulated.latent import draw_latent, measure
+    from benchmark.cohorts.simulated.long_axis import draw_long_axis
+    from benchmark.cohorts.simulated.population import draw_block
 
-    state = cohort.random_state
-    latent = draw_latent(state, block)
-    ecg, r_peaks = draw_ecg(latent, state, block)
-    cine, es_frame = draw_cine(
-        latent, state, block, frames=cohort.frames, size=cohort.size, spacing=cohort.spacing
-    )
-    rest = np.stack([latent.heart_rate, latent.af_rhythm, es_frame], 1)
+    state, preset = cohort.random_state, PRESETS[cohort.preset]
+    drawn = draw_block(state, block, preset)
+    ecg, r_peaks = draw_ecg(drawn, state, block, preset)
+    pixels = {"frames": cohort.frames, "size": cohort.size, "spacing": cohort.spacing}
+    short_axis = draw_short_axis(drawn, state, block, preset, **pixels)
+    person = drawn.person
+    rest = np.stack([person.heart_rate, person.af_rhythm, short_axis.es_frame], 1)
     return {
         "ecg": ecg,
         "r_peaks": r_peaks,
-        "cine": cine,
-        "people": np.stack([latent.age, latent.male, latent.height, latent.weight], 1),
-        "phenotypes": measure(latent, state, block),
-        "diagnoses": latent.diagnoses,
-        "truth": np.concatenate([latent.phenotypes, rest], 1),
+        "cine": short_axis.cine,
+        "volumes": short_axis.volumes,
+        "long_axis": draw_long_axis(drawn, state, block, preset, **pixels),
+        "masks": short_axis.masks,
+        "people": np.stack([person.age, person.male, person.height, person.weight], 1),
+        "phenotypes": drawn.measured,
+        "diagnoses": person.diagnoses,
+        "truth": np.concatenate([drawn.truth, rest], 1),
     }
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where the disk knows no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

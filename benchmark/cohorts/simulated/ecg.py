@@ -13,6 +13,8 @@ import numpy as np
 
 from benchmark.cohorts.cohort import ECG_MILLIVOLT, ECG_RATE, ECG_SAMPLES, LEADS
 from benchmark.cohorts.simulated.latent import BLOCK, Latent, Stream, generator
+from benchmark.cohorts.simulated.population import Block
+from benchmark.cohorts.simulated.presets import Preset
 
 MAX_BEATS = 40
 SHORTEST_RR = 330.0  # ms; 40 of them outlast the recording, so that it is always filled
@@ -40,8 +42,8 @@ _BEAT_MS = (np.arange(_BEAT) - _R) * (1000 / ECG_RATE)
 _TAPER = np.minimum(
     np.clip(np.arange(_BEAT) / 40, 0, 1), np.clip((_BEAT - 1 - np.arange(_BEAT)) / 60, 0, 1)
 )
-_SECONDS = np.arange(ECG_SAMPLES) / ECG_RATE
-_DRIFT_ANGLE = 2 * np.pi * 0.06 * _SECONDS
+_SECONDS = (np.arange(ECG_SAMPLES) / ECG_RATE).astype(np.float32)
+_DRIFT_ANGLE = np.float32(2 * np.pi * 0.06) * _SECONDS
 _DRIFT = (np.sin(_DRIFT_ANGLE), np.cos(_DRIFT_ANGLE))
 _BAND = 100  # Hz, upper edge of the device's filter
 _MAINS = 50  # Hz
@@ -51,8 +53,10 @@ _MAINS = 50  # Hz
 class Parameters:
     """What the ECG shows of a person: one entry per person, times in ms, amplitudes in mV.
 
-    ``frontal`` and ``horizontal`` are rotations of the heart vector in degrees, ``leads`` (people,
-    8, 3) is the lead field, ``respiration`` is in Hz; ``lbbb`` and ``rbbb`` are 0 or 1 and the
+    ``p_frontal``, ``qrs_frontal`` and ``t_frontal`` turn the waves in the frontal plane and
+    ``horizontal`` all of them in the horizontal one, in degrees; ``infarct`` (people, 3)
+    is the burden by territory; ``leads`` (people, 8, 3) is the
+    lead field, ``respiration`` is in Hz; ``lbbb`` and ``rbbb`` are 0 or 1 and the
     other entries without a unit are factors on a wave.
     """
 
@@ -68,8 +72,11 @@ class Parameters:
     qt: np.ndarray
     t_amplitude: np.ndarray
     st: np.ndarray
-    frontal: np.ndarray
+    p_frontal: np.ndarray
+    qrs_frontal: np.ndarray
+    t_frontal: np.ndarray
     horizontal: np.ndarray
+    infarct: np.ndarray
     rmssd: np.ndarray
     leads: np.ndarray
     respiration: np.ndarray
@@ -78,8 +85,10 @@ class Parameters:
     muscle: np.ndarray
 
 
-def draw_ecg(latent: Latent, random_state: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Record 10 s of every person of a block.
+def draw_ecg(
+    block: Block, random_state: int, index: int, preset: Preset
+) -> tuple[np.ndarray, np.ndarray]:
+    """Record 10 s of every person of a block; ``index`` is the block's number.
 
     Returns
     -------
@@ -88,13 +97,15 @@ def draw_ecg(latent: Latent, random_state: int, block: int) -> tuple[np.ndarray,
     r_peaks : np.ndarray
         (people, `MAX_BEATS`) float32, seconds of the R peaks inside the recording, then NaN.
     """
-    rng = generator(random_state, Stream.ECG, block)
-    parameters = draw_parameters(latent, rng)
+    latent = block.recorded
+    people = latent.age.size
+    rng = generator(random_state, Stream.ECG, index)
+    parameters = draw_parameters(latent, preset, rng)
     r_samples = _draw_rhythm(latent, parameters, rng)
-    beats = beat_templates(latent, parameters)
-    ecg = np.empty((BLOCK, len(LEADS), ECG_SAMPLES), np.int16)
-    for row in range(BLOCK):
-        noise = generator(random_state, Stream.ECG_NOISE, block * BLOCK + row)
+    beats = beat_templates(parameters)
+    ecg = np.empty((people, len(LEADS), ECG_SAMPLES), np.int16)
+    for row in range(people):
+        noise = generator(random_state, Stream.ECG_NOISE, index * BLOCK + row)
         signal = _recording_noise(parameters, row, noise)
         if latent.af_rhythm[row]:
             signal += _fibrillatory_waves(noise)
@@ -106,114 +117,116 @@ def draw_ecg(latent: Latent, random_state: int, block: int) -> tuple[np.ndarray,
     return ecg, np.sort(seconds, axis=1).astype(np.float32)  # sort puts NaN last
 
 
-def draw_parameters(latent: Latent, rng: np.random.Generator) -> Parameters:
+def draw_parameters(latent: Latent, preset: Preset, rng: np.random.Generator) -> Parameters:
     """Draw waves, intervals, axes and disturbances given the cardiac state.
 
     Everything that depends on ``latent`` is what an ECG can tell about the heart; the deviates
     drawn here belong to the ECG alone and hide it.
     """
     n = latent.age.size
-    decades, male, rate = latent.decades, latent.male, latent.heart_rate
-    mass = np.log(latent.lvm / 88)
-    volume = np.log(latent.lvedv / 145)
-    fibrosis = latent.fibrosis - 0.3
+
+    def seen(deviation: np.ndarray) -> np.ndarray:
+        return preset.coupling * deviation
 
     def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal((n, *shape))
+        return preset.ecg_only * rng.standard_normal((n, *shape))
+
+    def disturbance() -> np.ndarray:
+        return rng.standard_normal(n)
+
+    decades, male = seen(latent.decades), seen(latent.male - 0.48)
+    rate = seen(latent.heart_rate - 60)
+    fatness = seen(latent.bmi - 26.5)
+    mass = seen(np.log(latent.lvm / 88))
+    volume = seen(np.log(latent.lvedv / 145))
+    left_atrium = seen(np.log(latent.la_max / 66))
+    la_size = seen(latent.la_size)
+    right = seen(np.log(latent.rvedv / 152))
+    balance = seen(np.log(latent.rvedv / latent.lvedv / 1.05))
+    fibrosis, ischaemia = seen(latent.fibrosis - 0.3), seen(latent.ischaemia)
+    hypertrophic, dilated = seen(latent.hypertrophic), seen(latent.dilated)
+    dm, hf = seen(latent.dm), seen(latent.hf)
 
     # exp(2 (fibrosis - .3)) has mean 1.12 in this population: .7% of people have LBBB.
     lbbb = rng.random(n) < 0.007 / 1.12 * np.exp(2 * fibrosis)
     rbbb = (rng.random(n) < 0.025 * np.exp(0.3 * decades)) & ~lbbb
-    qrs = 89.5 + 14 * mass + 17 * volume + 3 * (male - 0.5) + 6 * normal() + 9 * fibrosis
-    qtc = 415 + 8 * (1 - 2 * male) + 4 * decades + 8 * fibrosis / 0.3 + 15 * normal()
-    qtc += 2 * latent.dm
-    strain = np.clip(0.9 * mass - 0.25, 0, None) + 0.5 * latent.hypertrophic
+    qrs = 89.5 + 14 * mass + 17 * volume + 3 * male + 6 * normal() + 9 * fibrosis
+    qtc = 417 - 16 * male + 4 * decades + 8 * fibrosis / 0.3 + 17 * normal() + 2 * dm
+    strain = np.clip(0.9 * mass - 0.25, 0, None) + 0.5 * hypertrophic
     repolarisation = (
-        1
-        - 0.40 * latent.ischaemia
-        - 1.2 * strain
-        - 0.10 * latent.dm
-        - 0.35 * latent.dilated
-        - 0.12 * latent.hf
-        + 0.25 * normal()
-    )
-    left_atrium = np.log(latent.la_max / 68)
+        1 - 0.40 * ischaemia - 1.2 * strain - 0.10 * dm - 0.35 * dilated - 0.20 * hf
+    ) + 0.25 * normal()
+    # The heart lies flatter in the stout and the old; all waves turn with it.
+    position = -1.93 * fatness - 7 * decades + 6 * normal()
     return Parameters(
-        gain=np.exp(0.55 * mass - 0.016 * (latent.bmi - 26.5) + 0.15 * normal()),
+        gain=np.exp(0.55 * mass - 0.016 * fatness + 0.16 * normal()),
         qrs=np.clip(qrs, 60, 190) + 45 * lbbb + 32 * rbbb,
         lbbb=lbbb.astype(float),
         rbbb=rbbb.astype(float),
-        pr=np.clip(
-            166 + 5 * decades - 0.35 * (rate - 60) + 5 * latent.la_size + 20 * normal(), 90, 320
-        ),
-        p_duration=np.clip(96 + 22 * left_atrium + 14 * normal(), 45, 160),
+        pr=np.clip(166 + 5 * decades - 0.35 * rate + 5 * la_size + 24 * normal(), 90, 320),
+        p_duration=np.clip(96 + 24 * left_atrium + 16.5 * normal(), 45, 170),
         p_amplitude=np.exp(0.25 * normal()) * (1 - latent.af_rhythm),
         p_terminal=1.26 * left_atrium + 0.3 * normal(),
         qtc=qtc,
-        qt=qtc * np.cbrt(60 / rate),  # Fridericia
+        qt=qtc * np.cbrt(60 / latent.heart_rate),  # Fridericia
         t_amplitude=np.clip(
-            np.exp(0.28 * normal() - 0.10 * decades - 0.38 * (1 - male)) * repolarisation, -0.7, 2.2
+            np.exp(0.28 * normal() - 0.10 * decades + 0.38 * (male - 0.52)) * repolarisation,
+            -0.7,
+            2.2,
         ),
-        st=0.035 * (male - 0.3) - 0.045 * latent.ischaemia - 0.06 * strain + 0.014 * normal(),
-        frontal=-1.93 * (latent.bmi - 26.5)
-        - 7 * decades
-        - 12 * mass
-        + 24 * normal()
-        + 8 * np.log(latent.rvedv / 152),
-        horizontal=13 * normal() - 6 * mass + 75 * np.log(latent.rvedv / latent.lvedv / 1.05),
-        rmssd=np.exp(
-            3.25 - 0.25 * decades - 0.22 * latent.dm - 0.015 * (rate - 60) + 0.45 * normal()
-        ),
+        st=0.006 + 0.035 * male - 0.045 * ischaemia - 0.06 * strain + 0.014 * normal(),
+        p_frontal=position + 7 * normal(),
+        qrs_frontal=position - 12 * mass + 8 * right + 18 * normal(),
+        t_frontal=position + 15.5 * normal(),
+        horizontal=11 * normal() - 6 * mass + 75 * balance,
+        infarct=seen(latent.scar)[:, None] * (latent.territory[:, None] == np.arange(3)),
+        rmssd=np.exp(3.25 - 0.25 * decades - 0.22 * dm - 0.015 * rate + 0.45 * normal()),
         leads=DOWER * (1 + _ELECTRODE_NOISE[:, None] * normal(8, 3)),
-        respiration=np.clip(0.24 + 0.04 * normal(), 0.12, 0.40),
-        wander=0.060 * np.exp(0.6 * normal()),
-        mains=0.004 * np.exp(0.8 * normal()),
-        muscle=0.008 * np.exp(0.5 * normal()),
+        respiration=np.clip(0.24 + 0.04 * disturbance(), 0.12, 0.40),
+        wander=preset.ecg_noise * 0.060 * np.exp(0.6 * disturbance()),
+        mains=preset.ecg_noise * 0.004 * np.exp(0.8 * disturbance()),
+        muscle=preset.ecg_noise * 0.008 * np.exp(0.5 * disturbance()),
     )
 
 
-def beat_templates(latent: Latent, parameters: Parameters) -> np.ndarray:
+def beat_templates(parameters: Parameters) -> np.ndarray:
     """Return one beat per person: (people, 8 independent leads, 600) float32 in mV."""
     p = parameters
     n = p.qrs.size
     stretch = p.qrs / 89.5
-    waves: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    waves: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(
+        turn: np.ndarray,
         centre: float | np.ndarray,
         width: float | np.ndarray,
         factor: float | np.ndarray,
         *dipole: float | np.ndarray,
     ) -> None:
-        """Add a Gaussian wave; centre and width in ms, dipole in mV along X, Y, Z."""
+        """Add a Gaussian wave; turn in degrees, centre and width in ms, dipole in mV (X, Y, Z)."""
         ones = np.ones(n)
         vector = np.stack([ones * component for component in dipole], 1)
-        waves.append((ones * centre, ones * width, vector * np.reshape(factor, (-1, 1))))
+        waves.append((turn, ones * centre, ones * width, vector * np.reshape(factor, (-1, 1))))
 
     p_centre = -p.pr - 30 * stretch + p.p_duration / 2
-    p_width = 0.17 * p.p_duration
-    add(p_centre - 0.17 * p.p_duration, p_width, p.p_amplitude, 0.045, 0.085, -0.045)
-    add(
-        p_centre + 0.20 * p.p_duration,
-        p_width,
-        p.p_amplitude,
-        0.060,
-        0.045,
-        0.030 + 0.035 * p.p_terminal,
-    )
-    add(-26 * stretch, 8.5 * stretch, p.gain * (1 - p.lbbb), -0.16, -0.06, -0.30)
-    add(-2 * stretch, 10 * stretch, p.gain, 0.95, 0.72, 0.12)
-    add(14 * stretch, 10.5 * stretch, p.gain, 0.42, 0.05, 0.72)
-    add(30 * stretch, 8.5 * stretch, 1, -0.16, -0.20, 0.24)
-    add(48, 16, p.rbbb, -0.45, 0, -0.42)
-    add(22, 26, p.lbbb, 0.55, 0.05, 0.55)
-    lad, rca, lcx = (latent.scar * (latent.territory == k) for k in range(3))
-    add(-18 * stretch, 10 * stretch, 1, -0.55 * lcx, -0.75 * rca, 0.70 * lad - 0.25 * lcx)
+    early, late = p_centre - 0.17 * p.p_duration, p_centre + 0.20 * p.p_duration
+    width, force = 0.17 * p.p_duration, 0.030 + 0.035 * p.p_terminal
+    add(p.p_frontal, early, width, p.p_amplitude, 0.075, 0.059, -0.045)
+    add(p.p_frontal, late, width, p.p_amplitude, 0.073, 0.017, force)
+    turn = p.qrs_frontal
+    add(turn, -26 * stretch, 8.5 * stretch, p.gain * (1 - p.lbbb), -0.16, -0.06, -0.30)
+    add(turn, -2 * stretch, 10 * stretch, p.gain, 1.0, 0.65, 0.12)
+    add(turn, 14 * stretch, 10.5 * stretch, p.gain, 0.42, 0.05, 0.72)
+    add(turn, 30 * stretch, 8.5 * stretch, 1, -0.16, -0.20, 0.24)
+    add(turn, 48, 16, p.rbbb, -0.45, 0, -0.42)
+    add(turn, 22, 26, p.lbbb, 0.55, 0.05, 0.55)
+    lad, rca, lcx = p.infarct.T
+    add(turn, -18 * stretch, 10 * stretch, 1, -0.55 * lcx, -0.75 * rca, 0.70 * lad - 0.25 * lcx)
     t_peak = p.qt - 40 * stretch - 95
-    add(t_peak - 18, 44, p.t_amplitude, 0.26, 0.22, -0.20)
-    add(t_peak + 10, 26, p.t_amplitude, 0.143, 0.121, -0.110)
+    add(p.t_frontal, t_peak - 18, 44, p.t_amplitude, 0.315, 0.130, -0.20)
+    add(p.t_frontal, t_peak + 10, 26, p.t_amplitude, 0.173, 0.072, -0.110)
 
-    centres, widths, dipoles = (np.stack(part, 1) for part in zip(*waves, strict=True))
+    turns, centres, widths, dipoles = (np.stack(part, 1) for part in zip(*waves, strict=True))
     time = _BEAT_MS.astype(np.float32)
     shapes = np.empty((n, len(waves) + 1, _BEAT), np.float32)
     z = (time - centres[..., None].astype(np.float32)) / widths[..., None].astype(np.float32)
@@ -223,8 +236,9 @@ def beat_templates(latent: Latent, parameters: Parameters) -> np.ndarray:
     shapes[:, -1] = 1 / ((1 + np.exp(-rise)) * (1 + np.exp(-fall)))
     plateau = p.st[:, None] * np.array([1.0, 0.8, -0.2])
     dipoles = np.concatenate([dipoles, plateau[:, None]], 1)
+    turns = np.concatenate([turns, p.t_frontal[:, None]], 1)
 
-    a, b = np.deg2rad(p.frontal)[:, None], np.deg2rad(p.horizontal)[:, None]
+    a, b = np.deg2rad(turns), np.deg2rad(p.horizontal)[:, None]
     x, y, back = np.moveaxis(dipoles, -1, 0)
     x, y = np.cos(a) * x - np.sin(a) * y, np.sin(a) * x + np.cos(a) * y
     x, back = np.cos(b) * x - np.sin(b) * back, np.sin(b) * x + np.cos(b) * back
@@ -276,8 +290,8 @@ def _recording_noise(p: Parameters, row: int, rng: np.random.Generator) -> np.nd
     signal = np.fft.irfft(spectrum, n=ECG_SAMPLES).astype(np.float32, copy=False)
 
     weight = p.wander[row] * (0.6 + 0.3 * rng.standard_normal(leads))
-    angle = (2 * np.pi * p.respiration[row]) * _SECONDS
-    tables = np.stack([np.sin(angle), np.cos(angle), *_DRIFT]).astype(np.float32)
+    angle = np.float32(2 * np.pi * p.respiration[row]) * _SECONDS
+    tables = np.stack([np.sin(angle), np.cos(angle), *_DRIFT])
     breath, drift = 0.8 * weight, weight
     amounts = np.stack(
         [

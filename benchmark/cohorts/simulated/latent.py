@@ -10,22 +10,21 @@ incomplete expression every diagnosis could be read from either modality almost 
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmark.cohorts.cohort import DIAGNOSES
-from benchmark.cohorts.phenotypes import VENTRICULAR10
+from benchmark.cohorts.simulated.presets import PRESETS, Preset
 
 BLOCK = 100
 """People simulated together; always all of them, so that nobody depends on how many there are."""
 
 
 class Stream(enum.IntEnum):
-    """Independent streams of random numbers; ECG and cine share none."""
+    """Independent streams of random numbers; ECG and images share none."""
 
     LATENT = 0
     MEASUREMENT = 1
@@ -33,15 +32,32 @@ class Stream(enum.IntEnum):
     ECG_NOISE = 3
     CINE = 4
     CINE_NOISE = 5
+    SHAPE = 6
+    ATRIA = 7
+    AORTA = 8
 
 
-def generator(random_state: int, stream: Stream, index: int) -> np.random.Generator:
+class Lot(enum.IntEnum):
+    """Sets of people of one population that have no random number in common."""
+
+    COHORT = 0
+    STRANGERS = 1
+    """Whose hearts are shown in place of the cohort's own by some presets."""
+    REFERENCE = 2
+    """People outside every cohort, from whom ceilings are learned."""
+    REFERENCE_STRANGERS = 3
+
+
+def generator(
+    random_state: int, stream: Stream, index: int, lot: Lot = Lot.COHORT
+) -> np.random.Generator:
     """Return the numbers that belong to one stream of one block (or, for noise, one person).
 
-    Philox is counter-based: each (stream, index) owns 2^128 numbers that no other can reach.
+    Philox is counter-based: each (stream, index) of a lot owns 2^128 numbers that no other can
+    reach.
     """
     return np.random.Generator(
-        np.random.Philox(key=[random_state, 0], counter=[0, 0, index, int(stream)])
+        np.random.Philox(key=[random_state, int(lot)], counter=[0, 0, index, int(stream)])
     )
 
 
@@ -49,23 +65,14 @@ PREVALENCE = {"DM": 0.0446, "CAD": 0.0722, "MI": 0.022, "CM": 0.004, "AF": 0.029
 """In the order in which they are drawn: later ones depend on earlier ones."""
 
 INTERCEPT = {
-    "DM": -3.7521,
-    "CAD": -3.6559,
-    "MI": -1.6558,
-    "CM": -6.1777,
-    "AF": -4.6994,
-    "HF": -5.1642,
+    "DM": -3.7605,
+    "CAD": -3.6669,
+    "MI": -1.6632,
+    "CM": -6.1763,
+    "AF": -4.7103,
+    "HF": -5.1651,
 }
 """Log-odds that meet `PREVALENCE`: `derive_intercepts()` with its defaults, rounded."""
-
-NOISE_OF_LABELS = {
-    "LVEDV": 0.05,
-    "LVESV": 0.09,
-    "LVM": 0.07,
-    "RVEDV": 0.07,
-    "RVESV": 0.11,
-}
-"""Coefficients of variation that segmentation adds."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +80,10 @@ class Latent:
     """One entry per person in every array.
 
     Volumes in mL, masses in g, ejection fractions in %, heart rate in 1/min, age in years, height
-    in cm, weight in kg, body mass index in kg/m2, systolic pressure in mmHg. Diagnoses and other
-    states are 0 or 1; ``scar`` is the infarct burden from 0 to 1 in ``territory`` 0 LAD, 1 RCA,
-    2 LCx; ``ischaemia`` and ``fibrosis`` are burdens from 0 up.
+    in cm, weight in kg, body mass index in kg/m2, systolic pressure and pulse pressure in mmHg,
+    aortic areas in mm2. Diagnoses and other states are 0 or 1; ``scar`` is the infarct burden from
+    0 to 1 in ``territory`` 0 LAD, 1 RCA, 2 LCx; ``ischaemia`` and ``fibrosis`` are burdens from 0
+    up.
     """
 
     male: np.ndarray
@@ -92,6 +100,8 @@ class Latent:
     hf: np.ndarray
     dilated: np.ndarray
     hypertrophic: np.ndarray
+    reduced: np.ndarray
+    remodelled: np.ndarray
     af_rhythm: np.ndarray
     scar: np.ndarray
     territory: np.ndarray
@@ -108,9 +118,17 @@ class Latent:
     rvsv: np.ndarray
     rvef: np.ndarray
     la_max: np.ndarray
+    la_min: np.ndarray
     la_size: np.ndarray
     """The standard normal deviate behind ``la_max``, AF and P wave."""
+    ra_max: np.ndarray
+    ra_min: np.ndarray
     heart_rate: np.ndarray
+    pulse_pressure: np.ndarray
+    aao_max: np.ndarray
+    aao_min: np.ndarray
+    dao_max: np.ndarray
+    dao_min: np.ndarray
 
     @property
     def decades(self) -> np.ndarray:
@@ -118,36 +136,37 @@ class Latent:
         return (self.age - 64) / 10
 
     @property
-    def phenotypes(self) -> np.ndarray:
-        """(people, 10) in the order of `VENTRICULAR10`, without measurement noise."""
-        return np.stack([getattr(self, name.lower()) for name in VENTRICULAR10], 1)
-
-    @property
     def diagnoses(self) -> np.ndarray:
         """(people, 6) in the order of `DIAGNOSES`."""
         return np.stack([getattr(self, name.lower()) for name in DIAGNOSES], 1)
 
 
-def concatenate(parts: Sequence[Latent]) -> Latent:
-    """Join the people of several blocks."""
-    names = [field.name for field in dataclasses.fields(Latent)]
-    return Latent(**{n: np.concatenate([getattr(part, n) for part in parts]) for n in names})
+def draw_latent(
+    random_state: int,
+    block: int,
+    preset: Preset = PRESETS["default"],
+    lot: Lot = Lot.COHORT,
+    people: int = BLOCK,
+) -> Latent:
+    """Draw the cardiac states of one block of people.
 
-
-def draw_latent(random_state: int, block: int) -> Latent:
-    """Draw the cardiac states of one block of `BLOCK` people."""
-    rng = generator(random_state, Stream.LATENT, block)
-    body = _draw_body(rng)
+    ``people`` is `BLOCK` for a cohort: a block of another size holds other people.
+    """
+    rng = generator(random_state, Stream.LATENT, block, lot)
+    body = _draw_body(rng, people, preset)
     disease = _draw_diseases(rng, body, lambda name, _: INTERCEPT[name])
-    return _draw_heart(rng, body, disease)
+    heart = _draw_heart(rng, body, disease, preset)
+    atria = _draw_atria(generator(random_state, Stream.ATRIA, block, lot), body, heart)
+    aorta = _draw_aorta(generator(random_state, Stream.AORTA, block, lot), body)
+    states = {name.lower(): values for name, values in disease.items()}
+    seen = {name: body[name] for name in body if name not in _UNSEEN}
+    return Latent(**seen, **states, **heart, **atria, **aorta)
 
 
 def derive_intercepts(people: int = 2_000_000, random_state: int = 2_024) -> dict[str, float]:
     """Find by bisection the log-odds that give `PREVALENCE` in a large reference population."""
-    blocks = range(people // BLOCK)
-    rngs = [generator(random_state, Stream.LATENT, block) for block in blocks]
-    bodies = [_draw_body(rng) for rng in rngs]
-    body = {name: np.concatenate([b[name] for b in bodies]) for name in bodies[0]}
+    rng = generator(random_state, Stream.LATENT, 0, Lot.REFERENCE)
+    body = _draw_body(rng, people, PRESETS["default"])
     found: dict[str, float] = {}
 
     def bisect(name: str, log_odds: np.ndarray) -> float:
@@ -161,54 +180,30 @@ def derive_intercepts(people: int = 2_000_000, random_state: int = 2_024) -> dic
         found[name] = (low + high) / 2
         return found[name]
 
-    _draw_diseases(generator(random_state, Stream.MEASUREMENT, 0), body, bisect)
+    _draw_diseases(rng, body, bisect)
     return found
 
 
-def measure(latent: Latent, random_state: int, block: int) -> np.ndarray:
-    """Return the phenotypes as a segmentation would measure them.
-
-    The errors of end-diastolic and end-systolic volume of a ventricle are correlated and stroke
-    volume, ejection fraction and output follow from the measured volumes, so that the labels stay
-    consistent with each other. The correlations are those that give stroke volume, ejection
-    fraction and output the coefficients of variation .07, .045, .08 (left) and .09, .06 (right).
-
-    Returns
-    -------
-    np.ndarray
-        (people, 10) in the order of `VENTRICULAR10`.
-    """
-    rng = generator(random_state, Stream.MEASUREMENT, block)
-    noise = NOISE_OF_LABELS
-    measured = {}
-    for side, correlation in (("lv", 0.65), ("rv", 0.70)):
-        diastole, own = rng.standard_normal((2, latent.age.size))
-        systole = correlation * diastole + np.sqrt(1 - correlation**2) * own
-        edv = getattr(latent, f"{side}edv") * (1 + noise[f"{side}edv".upper()] * diastole)
-        esv = getattr(latent, f"{side}esv") * (1 + noise[f"{side}esv".upper()] * systole)
-        measured[f"{side}edv"], measured[f"{side}esv"] = edv, esv
-        measured[f"{side}sv"], measured[f"{side}ef"] = edv - esv, 100 * (1 - esv / edv)
-    rate, mass = rng.standard_normal((2, latent.age.size))
-    heart_rate = latent.heart_rate * (1 + 0.045 * rate)
-    measured["lvco"] = measured["lvsv"] * heart_rate / 1000
-    measured["lvm"] = latent.lvm * (1 + noise["LVM"] * mass)
-    return np.stack([measured[name.lower()] for name in VENTRICULAR10], 1)
+_UNSEEN = ("atherosclerosis", "metabolic", "arrhythmic", "size_of_body")
 
 
-def _draw_body(rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _draw_body(rng: np.random.Generator, people: int, preset: Preset) -> dict[str, np.ndarray]:
     """Draw what precedes the heart: body, pressure and the liabilities nobody observes."""
-    male = (rng.random(BLOCK) < 0.48).astype(float)
-    z = rng.standard_normal((8, BLOCK))
-    age = np.clip(64 + 7.6 * z[0], 45, 82)
+    male = (rng.random(people) < 0.48).astype(float)
+    z = rng.standard_normal((8, people))
+    age = np.clip(64 + 7.6 * z[0], 45, 82) + preset.age
     height = np.where(male > 0, 176 + 6.7 * z[1], 162.5 + 6.2 * z[1])
-    bmi = np.where(male > 0, 26.8 * np.exp(0.14 * z[2]), 25.8 * np.exp(0.17 * z[2]))
-    pressure = 138 + 0.5 * (age - 64) + 4 * (male - 0.5) + 0.9 * (bmi - 26.3) + 15 * z[3]
+    bmi = np.where(male > 0, 26.8 * np.exp(0.145 * z[2]), 25.8 * np.exp(0.175 * z[2])) + preset.bmi
+    weight = bmi * (height / 100) ** 2
+    mosteller = np.sqrt(height * weight / 3600)
     return {
         "male": male,
         "age": age,
         "height": height,
+        "weight": weight,
         "bmi": bmi,
-        "pressure": pressure,
+        "pressure": 138 + 0.5 * (age - 64) + 4 * (male - 0.5) + 0.9 * (bmi - 26.3) + 18 * z[3],
+        "size_of_body": np.log(mosteller / np.where(male > 0, 2.02, 1.74)),
         "atherosclerosis": z[4],
         "metabolic": z[5],
         "arrhythmic": z[6],
@@ -261,43 +256,47 @@ def _draw_diseases(
 
 
 def _draw_heart(
-    rng: np.random.Generator, body: Mapping[str, np.ndarray], disease: Mapping[str, np.ndarray]
-) -> Latent:
-    """Draw how the diseases show, then ventricles, left atrium and rhythm."""
-    male, height, bmi, pressure = (body[n] for n in ("male", "height", "bmi", "pressure"))
+    rng: np.random.Generator,
+    body: Mapping[str, np.ndarray],
+    disease: Mapping[str, np.ndarray],
+    preset: Preset,
+) -> dict[str, np.ndarray]:
+    """Draw how the diseases show, then ventricles and rhythm."""
+    male, pressure, size_of_body = body["male"], body["pressure"] - 138, body["size_of_body"]
     dm, cad, mi, cm, af, hf = (disease[n] for n in ("DM", "CAD", "MI", "CM", "AF", "HF"))
     decades = (body["age"] - 64) / 10
-    weight = bmi * (height / 100) ** 2
-    mosteller = np.sqrt(height * weight / 3600)
-    size_of_body = np.log(mosteller / np.where(male > 0, 2.02, 1.74))
+    people = male.size
 
     def normal() -> np.ndarray:
-        return rng.standard_normal(BLOCK)
+        return rng.standard_normal(people)
 
     def happens(probability: float) -> np.ndarray:
-        return (rng.random(BLOCK) < probability).astype(float)
+        return (rng.random(people) < probability).astype(float)
 
-    expressed = cm * happens(0.6)
+    def shows(probability: float) -> np.ndarray:
+        return happens(probability * preset.expression)
+
+    expressed = cm * shows(0.6)
     dilated = expressed * happens(0.5)
     hypertrophic = expressed - dilated
-    reduced = hf * happens(0.45)
-    remodelled = af * happens(0.5)
-    af_rhythm = af * happens(0.15)
-    old_infarct = mi * happens(0.55) * rng.beta(2, 3, BLOCK)
-    silent_infarct = 0.5 * (cad - mi) * happens(0.10) * rng.beta(1, 4, BLOCK)
+    reduced = hf * shows(0.45)
+    remodelled = af * shows(0.5)
+    af_rhythm = af * shows(0.15)
+    old_infarct = mi * shows(0.55) * rng.beta(2, 3, people)
+    silent_infarct = 0.5 * (cad - mi) * shows(0.10) * rng.beta(1, 4, people)
     scar = np.clip(old_infarct + silent_infarct + np.abs(0.05 * normal()), 0, 1)
-    territory = rng.integers(0, 3, BLOCK)
+    territory = rng.integers(0, 3, people)
     ischaemia = np.clip(
-        cad * happens(0.45) * (0.6 + 0.4 * normal()) + 0.30 * np.abs(normal()), 0, None
+        cad * shows(0.45) * (0.6 + 0.4 * normal()) + 0.30 * np.abs(normal()), 0, None
     )
     fibrosis = np.abs(0.35 * normal()) + 0.5 * scar + 0.5 * hypertrophic + 0.3 * reduced
 
-    z_size, z_contraction, z_mass, z_rate, z_right = rng.standard_normal((5, BLOCK))
+    z_size, z_contraction, z_mass, z_rate, z_right = rng.standard_normal((5, people))
     reference = np.where(male > 0, 163.0, 124.0)
     lvedv = reference * np.exp(
         0.85 * size_of_body
         - 0.05 * decades
-        + 0.150 * z_size
+        + 0.158 * z_size
         - 0.05 * z_rate
         + 0.30 * dilated
         + 0.12 * reduced
@@ -305,9 +304,9 @@ def _draw_heart(
         - 0.04 * dm
     )
     lvef = np.clip(
-        np.where(male > 0, 57.8, 60.8)
-        + 5.2 * z_contraction
-        - 1.0 * z_size
+        np.where(male > 0, 58.2, 61.2)
+        + 4.0 * z_contraction
+        - 2.1 * z_size
         - 12 * dilated
         + 3 * hypertrophic
         - 9 * reduced
@@ -322,61 +321,92 @@ def _draw_heart(
         0.55 * size_of_body
         + 0.45 * np.log(lvedv / reference)
         + 0.145 * z_mass
-        + 0.0035 * (pressure - 138)
+        + 0.0035 * pressure
         + 0.35 * hypertrophic
         + 0.10 * dilated
         + 0.05 * reduced
     )
     rvsv = lvsv * (1 + 0.03 * normal())
-    rvef = np.where(male > 0, 54.8, 58.3) + 0.35 * (lvef - 59.3) + 5.6 * z_right
-    rvef = np.clip(rvef, 20, 80)
-    rvedv = rvsv / rvef * 100
-    la_max = 65 * np.exp(
+    rvef = np.where(male > 0, 54.8, 58.3) + 0.35 * (lvef - 59.3) + 4.6 * z_right
+    rvedv = rvsv / np.clip(rvef, 20, 80) * 100
+    sinus = 59.0 + 1.2 * (1 - 2 * male) + 9.9 * z_rate + 3 * dm + 4 * reduced
+    sinus = np.clip(sinus - 0.25 * (lvef - 59.3), 38, 120)
+    fibrillating = np.clip(sinus + 14 + 8 * normal(), 50, 140)
+    heart_rate = np.where(af_rhythm > 0, fibrillating, sinus)
+    return {
+        "dilated": dilated,
+        "hypertrophic": hypertrophic,
+        "reduced": reduced,
+        "remodelled": remodelled,
+        "af_rhythm": af_rhythm,
+        "scar": scar,
+        "territory": territory,
+        "ischaemia": ischaemia,
+        "fibrosis": fibrosis,
+        "lvedv": lvedv,
+        "lvesv": lvedv - lvsv,
+        "lvsv": lvsv,
+        "lvef": lvef,
+        "lvco": lvsv * heart_rate / 1000,
+        "lvm": lvm,
+        "rvedv": rvedv,
+        "rvesv": rvedv - rvsv,
+        "rvsv": rvsv,
+        "rvef": rvsv / rvedv * 100,
+        "heart_rate": heart_rate,
+    }
+
+
+def _draw_atria(
+    rng: np.random.Generator, body: Mapping[str, np.ndarray], heart: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Draw the volumes of both atria."""
+    z_size, z_left, z_right = rng.standard_normal((3, body["male"].size))
+    male, decades, size_of_body = body["male"], (body["age"] - 64) / 10, body["size_of_body"]
+    remodelled, af_rhythm, reduced = heart["remodelled"], heart["af_rhythm"], heart["reduced"]
+    la_max = 64.5 * np.exp(
         0.7 * size_of_body
-        + 0.24 * body["la_size"]
+        + 0.285 * body["la_size"]
         + 0.04 * decades
         + 0.16 * remodelled
         + 0.20 * af_rhythm
         + 0.10 * reduced
     )
-    sinus = 59.5 + 1.2 * (1 - 2 * male) + 9.6 * z_rate + 3 * dm + 4 * reduced
-    sinus = np.clip(sinus - 0.25 * (lvef - 59.3), 38, 120)
-    fibrillating = np.clip(sinus + 14 + 8 * normal(), 50, 140)
-    heart_rate = np.where(af_rhythm > 0, fibrillating, sinus)
-    return Latent(
-        male=male,
-        age=body["age"],
-        height=height,
-        weight=weight,
-        bmi=bmi,
-        pressure=pressure,
-        dm=dm,
-        cad=cad,
-        mi=mi,
-        cm=cm,
-        af=af,
-        hf=hf,
-        dilated=dilated,
-        hypertrophic=hypertrophic,
-        af_rhythm=af_rhythm,
-        scar=scar,
-        territory=territory,
-        ischaemia=ischaemia,
-        fibrosis=fibrosis,
-        lvedv=lvedv,
-        lvesv=lvedv - lvsv,
-        lvsv=lvsv,
-        lvef=lvef,
-        lvco=lvsv * heart_rate / 1000,
-        lvm=lvm,
-        rvedv=rvedv,
-        rvesv=rvedv - rvsv,
-        rvsv=rvsv,
-        rvef=rvef,
-        la_max=la_max,
-        la_size=body["la_size"],
-        heart_rate=heart_rate,
+    la_ef = 59 - 4.5 * body["la_size"] + 9 * z_left - 4 * remodelled - 16 * af_rhythm
+    la_ef = np.clip(la_ef - 4 * reduced, 10, 80)
+    ra_max = np.where(male > 0, 85.0, 66.0) * np.exp(
+        0.7 * size_of_body
+        + 0.275 * (0.5 * body["la_size"] + 0.87 * z_size)
+        + 0.12 * remodelled
+        + 0.15 * af_rhythm
     )
+    ra_ef = np.clip(42.5 - 3 * z_size + 8 * z_right - 12 * af_rhythm, 8, 70)
+    return {
+        "la_max": la_max,
+        "la_min": la_max * (1 - la_ef / 100),
+        "ra_max": ra_max,
+        "ra_min": ra_max * (1 - ra_ef / 100),
+    }
+
+
+def _draw_aorta(rng: np.random.Generator, body: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Draw the areas of the aorta at the height of the pulmonary artery, and what stretches it."""
+    z_stiffness, z_pressure, z_size, z_ascending, z_descending = rng.standard_normal(
+        (5, body["male"].size)
+    )
+    male, pressure, decades = body["male"], body["pressure"] - 138, (body["age"] - 64) / 10
+    stiffness = 0.55 * decades + 0.02 * pressure + 0.6 * z_stiffness
+    pulse = np.clip(56 + 0.5 * pressure + 3 * decades + 5 * z_pressure, 25, None)
+    size = 0.45 * body["size_of_body"] + 0.07 * decades + 0.11 * z_size
+    areas = {}
+    for name, area, own, distensibility in (
+        ("aao", np.where(male > 0, 820.0, 700.0), 0.10 * z_ascending, 1.6e-3),
+        ("dao", np.where(male > 0, 480.0, 390.0), 0.08 * z_descending, 2.1e-3),
+    ):
+        areas[f"{name}_min"] = area * np.exp(size + own)
+        stretch = distensibility * np.exp(-0.55 * stiffness) * pulse
+        areas[f"{name}_max"] = areas[f"{name}_min"] * (1 + stretch)
+    return {"pulse_pressure": pulse, **areas}
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
