@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
 import re
 import shutil
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import privacy
 from benchmark.api import Method, UserError
 from benchmark.engine import lease as lease_module
 from benchmark.engine import progress as progress_module
@@ -688,7 +686,7 @@ def test_the_plan_counts_methods_once_for_all_replicates(store):
     assert re.search(r"Number  about .*  shared by 3 methods", lines)
 
 
-# ------------------------------------------------------------------------ provenance, privacy
+# --------------------------------------------------------------------------------- provenance
 
 
 def test_the_code_hash_follows_project_imports_at_any_depth(tmp_path, monkeypatch):
@@ -748,48 +746,6 @@ def test_git_state_is_the_projects_own(tmp_path, monkeypatch):
     assert state() == {"git": None, "dirty": None}
     monkeypatch.undo()
     state()
-
-
-@pytest.mark.parametrize(
-    ("before", "masked"),
-    [
-        ("{eid}", True),
-        ("id={eid},", True),
-        ("/bulk/{eid}_20209_2_0.zip", True),
-        ("0{eid}", False),
-        ("{eid}0", False),
-        ("ab{eid}cd", False),
-        ("SIM-000001 9000001 4,000,000", False),
-    ],
-)
-def test_ids_are_masked_wherever_they_stand_alone(before, masked):
-    text = before.format(eid=1_000_000)
-    expected = before.format(eid="[id]") if masked else text
-    assert privacy.mask(text) == expected
-
-
-def test_log_records_of_any_logger_are_masked():
-    stream, factory = io.StringIO(), logging.getLogRecordFactory()
-    handler = logging.StreamHandler(stream)
-    logger = logging.getLogger("some.library")
-    logger.addHandler(handler)
-    logger.propagate = False
-    eid = 4_000_000
-    try:
-        privacy.mask_logs()
-        privacy.mask_logs()
-        logger.error("person %s of %d", eid, 3)
-        try:
-            raise ValueError(f"no cine for {eid}")
-        except ValueError:
-            logger.exception("failed", stack_info=True)
-    finally:
-        logging.setLogRecordFactory(factory)
-        logger.removeHandler(handler)
-    text = stream.getvalue()
-    assert "person [id] of 3" in text
-    assert "ValueError: no cine for [id]" in text
-    assert str(eid) not in text
 
 
 if __name__ == "__main__":
