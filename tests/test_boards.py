@@ -457,7 +457,7 @@ def test_equal_results_give_equal_bytes_whatever_the_run(rows, tmp_path):
     assert b"another" in after["cost.md"]
     assert before["cost.csv"] != after["cost.csv"]
     assert line_of(before["cost.md"].decode(), "mae")[6:] == [
-        *("3", "60.0", "2.0", "0.5", "1.00", "cpu", "ffffffffffff")
+        *("3", "60.0", "2.0", "0.5", "1.00", "cpu", "ffff-ffff-ffff")
     ]
 
 

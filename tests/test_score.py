@@ -70,7 +70,8 @@ def score(tmp_path, monkeypatch, people, task, target, prediction, training):
     np.save(tmp_path / "head" / "y.npy", target)
     np.save(tmp_path / "head" / "p.npy", prediction)
     counts = {n: {"people": training, "positives": training} for n in task.target_names}
-    (tmp_path / "head" / "fit.json").write_text(json.dumps(counts))
+    if training is not None:
+        (tmp_path / "head" / "fit.json").write_text(json.dumps(counts))
     monkeypatch.setattr("benchmark.evaluation.score.CohortData", lambda folder: people)
 
     class Context:
@@ -108,3 +109,13 @@ def test_too_little_training_is_not_estimable(tmp_path, monkeypatch):
     target = table.to_numpy()[people.rows("test")]
     record, _ = score(tmp_path, monkeypatch, people, PHENOTYPE, target, target, 9)
     assert {cell["status"] for cell in record["cells"]} == {"not estimable"}
+
+
+def test_what_was_fitted_on_nobody_lacks_no_training(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(100, 10)), columns=list(PHENOTYPE.target_names))
+    people = People(phenotypes=table)
+    target = table.to_numpy()[people.rows("test")]
+    record, _ = score(tmp_path, monkeypatch, people, PHENOTYPE, target, target, None)
+    assert {cell["status"] for cell in record["cells"]} == {"ok"}
+    assert not any("training" in cell for cell in record["cells"])

@@ -23,7 +23,8 @@ TEST_POSITIVES = 20  # with fewer, only differences above about 0.1 AUROC could 
 class Score(Stage):
     """Score one head's predictions for every target and metric.
 
-    ``head`` is any stage with a cohort, a task, a fraction and ``predictions``. Leaves
+    ``head`` is any stage with a cohort, a task, a fraction and ``predictions``; one that leaves no
+    ``fit.json`` was fitted on nobody and cannot have had too little training. Leaves
     ``score.json``, a list of cells, and ``influence.npy`` (test people, cells), plus for the
     median rank ``draws_<metric>.npy`` (draws, targets and mean). The target ``mean`` averages over
     targets.
@@ -115,16 +116,15 @@ def _cell(
     else:
         target = predictions.arrays["target"][:, t]
         cell["n"] = cell["n_min"] = int(np.isfinite(target).sum())
-        trained = counts[name]["people"]
         if task.kind == "classification":
             cell["positives"] = int((target == 1).sum())
             cell["n_min"] = min(cell["positives"], cell["n"] - cell["positives"])
-            trained = counts[name]["positives"]
             if cell["positives"] < TEST_POSITIVES:
                 cell["status"] = "too few positives"
-        if trained < task.minimum_training:
-            cell["status"] = "not estimable"
-        cell["training"] = trained
+        if counts:
+            cell["training"] = counts[name]["positives" if "positives" in cell else "people"]
+            if cell["training"] < task.minimum_training:
+                cell["status"] = "not estimable"
     if not math.isfinite(theta):
         cell["status"] = "not estimable"
     return cell | {"theta": _number(theta), "chance": _number(chance)}

@@ -1,8 +1,11 @@
-"""Leaderboards in Markdown and CSV: a pure function of the rows' ``result`` and ``versus``.
+"""Leaderboards in Markdown and CSV: a pure function of rows (``result``, ``versus``) and ceilings.
 
 Only rows of one task version and one cohort fingerprint are ranked, within one modality, label
 fraction and head. What a ranking claims is a rank interval from paired tests, never an order by
 value; what is missing is spelt out. Cost has its own table, made from ``run``.
+
+On simulated people a board says which share of the ceiling a method reached. A method above the
+ceiling of what it sees has seen something else: the leak alarm.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmark.evaluation.statistics import holm, letters, rank_intervals, resolvable_difference
+from benchmark.reports.ceilings import ORACLE, read_ceilings
 from benchmark.reports.rows import (
     ONE_CHECKPOINT,
     RUN_FIELDS,
@@ -41,11 +45,19 @@ BLOCKS = {
     "label-using": "Ranked: representations learned with labels",
     "unranked": "References and controls, not ranked",
 }
+ORACLES = {
+    "ecg": "oracle of the ECG",
+    "cmr": "oracle of the CMR",
+    "covariates": "oracle of the covariates",
+    "truth": "phenotypes without measurement noise",
+}
 CSV_FIELDS = (
     *("modality", "fraction", "section_head", "block", "method", "head", "row_modality"),
     *("target", "metric", "status", "value", "lo", "hi", "se", "replicates", "n", "positives"),
     *("chance", "difference", "difference_lo", "difference_hi", "difference_replicates"),
     *("p", "p_holm", "resolvable"),
+    *("ceiling", "ceiling_lo", "ceiling_hi", "share_of_ceiling"),
+    *("ceiling_difference", "ceiling_p", "ceiling_p_holm"),
     *("rank_lo", "rank_hi", "letters", "notes", "digest"),
 )
 
@@ -89,6 +101,8 @@ class TaskInfo:
         methods' rows follow.
     fingerprint
         The cohort's; None takes that of most files.
+    ceilings
+        Whether the task has ceilings on these people.
     """
 
     name: str
@@ -101,6 +115,7 @@ class TaskInfo:
     fractions: tuple[float, ...] = (1.0,)
     heads: tuple[str, ...] = ("linear",)
     fingerprint: str | None = None
+    ceilings: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,6 +154,19 @@ class _Difference:
         return None if self.nu is None else resolvable_difference(self.v, self.nu)
 
 
+@dataclass(frozen=True)
+class _AboveCeiling:
+    """One-sided test of a cell being better than the ceiling of what its method sees."""
+
+    entry: Mapping[str, Any]
+    p: float
+    p_holm: float
+
+    @property
+    def is_leak(self) -> bool:
+        return self.p_holm <= LEVEL
+
+
 def render(rows_folder: Path, out_folder: Path, task_info: TaskInfo) -> list[Path]:
     """Write ``<task>.md``, ``<task>.csv``, ``cost.md`` and ``cost.csv``; return their paths.
 
@@ -147,12 +175,12 @@ def render(rows_folder: Path, out_folder: Path, task_info: TaskInfo) -> list[Pat
     rows_folder
         The rows of one cohort, preset and scale, all tasks and tracks.
     out_folder
-        Made when it does not exist.
+        Where the ceilings of the same people are, if there are any; made when it does not exist.
     task_info
         The task the board is of.
     """
     files = read_rows(rows_folder)
-    board = _Board(files, task_info)
+    board = _Board(files, task_info, read_ceilings(out_folder))
     texts = {
         f"{task_info.name}.md": board.markdown(),
         f"{task_info.name}.csv": board.csv(),
@@ -164,6 +192,11 @@ def render(rows_folder: Path, out_folder: Path, task_info: TaskInfo) -> list[Pat
     for name, text in texts.items():
         replace_file(out_folder / name, text)
     return [out_folder / name for name in texts]
+
+
+def leaks(rows_folder: Path, out_folder: Path, task_info: TaskInfo) -> list[str]:
+    """Return what the leak alarm of a board says, one line for each cell above its ceiling."""
+    return _Board(read_rows(rows_folder), task_info, read_ceilings(out_folder)).leaks()
 
 
 def own_rows(files: Sequence[Mapping[str, Any]], fractions: Sequence[float]) -> str:
@@ -186,7 +219,12 @@ def own_rows(files: Sequence[Mapping[str, Any]], fractions: Sequence[float]) -> 
 
 
 class _Board:
-    def __init__(self, files: Sequence[Mapping[str, Any]], info: TaskInfo) -> None:
+    def __init__(
+        self,
+        files: Sequence[Mapping[str, Any]],
+        info: TaskInfo,
+        ceilings: Mapping[str, Any] | None,
+    ) -> None:
         self.info = info
         self.files = [f for f in files if f["task"] == info.name and f["track"] == TRACK]
         self.fingerprint = info.fingerprint or self._usual_fingerprint()
@@ -202,6 +240,13 @@ class _Board:
                 b = (entry["other"], entry["other_head"], entry["other_modality"])
                 if self._fits(a, b, entry):
                     self.versus[a, b, *_what(entry)] = entry
+        section, self.no_ceilings = self._fitting(ceilings) if info.ceilings else ({}, "")
+        self.endpoint = tuple(section.get("endpoint", ()))
+        self.fitted_on = section.get("people", 0)
+        self.ceilings = {
+            _ceiling_key(entry, entry["modality"]): entry for entry in section.get("ceilings", ())
+        }
+        self.above = self._above_ceilings()
         unexpected = {
             f["method"]: Expected(name=f["method"], role=f["role"], uses_labels=f["uses_labels"])
             for f in self.files
@@ -257,6 +302,127 @@ class _Board:
                 value, lo, hi, entry["p"], entry["v"], entry["nu"], entry["replicates"]
             )
         return None
+
+    # ------------------------------------------------------------------ ceilings
+
+    def _fitting(self, ceilings: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], str]:
+        """Return the task's ceilings, or nothing and why these rows cannot be set against them."""
+        if ceilings is None:
+            return {}, "No ceilings: there is no file of them."
+        if ceilings["cohort_fingerprint"] != self.fingerprint:
+            other = short(ceilings["cohort_fingerprint"])
+            return {}, f"No ceilings: the file holds ceilings of another cohort (`{other}`)."
+        section = ceilings["tasks"].get(self.info.name)
+        if section is None:
+            return {}, "No ceilings: the file has none of this task."
+        if section["version"] != self.info.version:
+            return {}, f"No ceilings: the file has those of task version {section['version']}."
+        return section, ""
+
+    def _ceiling(self, key: tuple) -> Mapping[str, Any] | None:
+        """Return the ceiling of a row: of what its method sees, of the targets it averages."""
+        _, _, modality, target, metric, _ = key
+        row = {"target": target, "metric": metric, "targets": self.results[key].get("targets")}
+        found = self.ceilings.get(_ceiling_key(row, modality))
+        return found if found and found["value"] is not None else None
+
+    def _share(self, key: tuple) -> float | None:
+        """Share of the way from chance to the ceiling; None where the ceiling may be chance."""
+        result = self.results.get(key)
+        ceiling = self._ceiling(key) if result and result["value"] is not None else None
+        if ceiling is None:
+            return None
+        chance = ceiling["chance"]
+        nearest = ceiling["lo"] if result["higher_is_better"] else ceiling["hi"]
+        if nearest is None or not (nearest - chance) * _sign(result) > 0:
+            return None
+        return (result["value"] - chance) / (ceiling["value"] - chance)
+
+    def _above_ceilings(self) -> dict[tuple, _AboveCeiling]:
+        """Test all primary metrics of the board that have a ceiling; one family under Holm."""
+        entries = {
+            (file["method"], entry["head"], entry["modality"], *_what(entry)): entry
+            for file in self.files
+            for entry in file["versus"]
+            if entry["other"] == ORACLE and entry["p"] is not None
+        }
+        tested = {}
+        for key in self._below_ceilings():
+            entry, ceiling = entries.get(key), self._ceiling(key)
+            digests = (self.results[key]["digest"], ceiling["digest"])
+            if entry is not None and (entry["digest"], entry["other_digest"]) == digests:
+                above = _sign(self.results[key]) * entry["difference"] > 0
+                tested[key] = entry, entry["p"] / 2 if above else 1 - entry["p"] / 2
+        adjusted = holm([p for _, p in tested.values()]).tolist()
+        return {
+            key: _AboveCeiling(entry, p, p_holm)
+            for (key, (entry, p)), p_holm in zip(tested.items(), adjusted, strict=True)
+        }
+
+    def _below_ceilings(self) -> list[tuple]:
+        """Rows with a value that must not be better than a known ceiling."""
+        return [
+            key
+            for key, result in self.results.items()
+            if key[4] in self.info.primary.values()
+            and result["value"] is not None
+            and self._ceiling(key) is not None
+        ]
+
+    def leaks(self) -> list[str]:
+        """Return one line for each cell above its ceiling, the surest first."""
+        found = [(test.p_holm, key) for key, test in self.above.items() if test.is_leak]
+        lines = []
+        for p_holm, key in sorted(found):
+            method, head, modality, target, metric, fraction = key
+            entry = self.above[key].entry
+            places = _places(math.sqrt(entry["v"]))
+            lines.append(
+                f"{method} ({MODALITIES.get(modality, modality)}, {head} head, "
+                f"{_labels(head, fraction)} of labels), {target}: {metric} "
+                f"{entry['difference']:+.{places}f} against the ceiling, p (Holm) {_p(p_holm)}"
+            )
+        return lines
+
+    def _alarm(self) -> list[str]:
+        """Say whether anybody exceeds the ceiling of what it sees."""
+        if self.no_ceilings or not self.info.ceilings:
+            return [self.no_ceilings] if self.no_ceilings else []
+        count, missing = len(self.above), len(self._below_ceilings()) - len(self.above)
+        rest = f" {missing} more cells {NOT_COMPARED} with their ceiling." if missing else ""
+        tests = "(one-sided paired tests, Holm's correction over all of them, 5%)"
+        found = self.leaks()
+        if not found:
+            return [f"Leak check: none of the {count} cells exceeds its ceiling {tests}.{rest}"]
+        head = (
+            f"**LEAK ALARM: {len(found)} of {count} cells exceed the ceiling of what the method "
+            f"sees {tests}. It has seen something else.**{rest}"
+        )
+        return [head, "\n".join(f"- **{line}**" for line in found)]
+
+    def _ceilings_table(self) -> list[str]:
+        metric = next(iter(self.info.primary.values()))
+        known = {key[1]: None for key in self.ceilings if key[1] != MEAN and key[2] == metric}
+        targets = [t for t in self.endpoint if t in known]
+        targets += sorted(known.keys() - set(targets), key=_natural)
+        columns = [(MEAN, self.endpoint), *((target, ()) for target in targets)]
+        rows = []
+        for modality, name in ORACLES.items():
+            found = [self.ceilings.get((modality, t, metric, over)) for t, over in columns]
+            if any(found):
+                rows.append([name, *(_estimate(x) if x else BLANK for x in found)])
+        if not rows:
+            return []
+        text = (
+            f"What can be known of the labels of the test people, as {metric} [95% interval]. An "
+            "oracle reads the true parameters that the input was drawn from, fitted on "
+            f"{self.fitted_on:,} other people of the same population. Share of ceiling: how far a "
+            "method came from chance to the oracle of what it sees; blank where the ceiling is not "
+            "above chance."
+        )
+        if self.endpoint:
+            text += f" The mean is over {', '.join(self.endpoint)}."
+        return ["## Ceilings", text, _table(["", MEAN, *targets], rows)]
 
     # ------------------------------------------------------------------ sections
 
@@ -365,7 +531,9 @@ class _Board:
             f"Cohort {', '.join(names)} (fingerprint `{short(self.fingerprint)}`), task "
             f"`{info.name}` version {info.version}, {TRACK} track."
         )
+        parts += self._alarm()
         parts.append("\n".join(f"- {line}" for line in self._reading()))
+        parts += self._ceilings_table()
         for section in self._sections():
             parts += self._section(*section)
         parts += self._not_ranked()
@@ -478,10 +646,13 @@ class _Board:
         for line in members:
             r, name = line.result, line.method.name
             shown = name if ranked else _with_origin(line, head, modality)
+            key = (name, line.head, line.modality, *what)
+            share = [_percent(self._share(key))] if self.ceilings else []
             if line.value is None:
-                cells = [shown, line.status, *[BLANK] * 3]
+                cells = [shown, line.status, *share, *[BLANK] * 3]
             else:
-                cells = [shown, _estimate(r), *self._compared(line, reference, family, what)]
+                compared = self._compared(line, reference, family, what)
+                cells = [shown, _estimate(r), *share, *compared]
             rank = [_rank(family.ranks.get(name)), family.letters.get(name, BLANK)]
             rows.append([*(rank if ranked else []), *cells, *_provenance(r)])
         versus = f"difference to {reference.method.name}" if reference else "difference"
@@ -489,6 +660,7 @@ class _Board:
             *(["rank", "group"] if ranked else []),
             "method",
             f"{metric} [95% interval]",
+            *(["share of ceiling"] if self.ceilings else []),
             f"{versus} [95% interval]",
             "p (Holm)",
             "resolves",
@@ -520,7 +692,8 @@ class _Board:
             f"{line.method.name}: {100 * r[field] / r['n']:.1f}% {text}"
             for line in lines
             for field, text in says.items()
-            if (r := line.result) and r.get("n") and r.get(field, 0) > 0.01 * r["n"]
+            if (r := line.result) and _is_count(r.get(field)) and _is_count(r["n"])
+            if r[field] > 0.01 * r["n"]
         ]
         return [f"Note: {'; '.join(found)}."] if found else []
 
@@ -660,7 +833,16 @@ class _Board:
         r = self.results[key]
         fields = ("status", "value", "lo", "hi", "se", "replicates", "n", "positives", "chance")
         notes = "; ".join(r["notes"])
-        return {**{name: r[name] for name in fields}, "notes": notes, "digest": r["digest"]}
+        record = {**{name: r[name] for name in fields}, "notes": notes, "digest": r["digest"]}
+        ceiling, above = self._ceiling(key), self.above.get(key)
+        if ceiling is not None:
+            names = {"ceiling": "value", "ceiling_lo": "lo", "ceiling_hi": "hi"}
+            record |= {column: ceiling[name] for column, name in names.items()}
+            record["share_of_ceiling"] = _round(self._share(key))
+        if above is not None:
+            record["ceiling_difference"] = above.entry["difference"]
+            record["ceiling_p"], record["ceiling_p_holm"] = _round(above.p), _round(above.p_holm)
+        return record
 
     def _scored(self, line: _Line, fraction: float, primary: str) -> list[tuple[str, str]]:
         place = (line.method.name, line.head, line.modality)
@@ -718,7 +900,7 @@ def cost_markdown(files: Sequence[Mapping[str, Any]]) -> str:
             *(_number(record[f"{s}_seconds"], 1) for s in ("pretraining", "embedding", "head")),
             _number((record["peak_memory_bytes"] or 0) / 2**30 or None, 2),
             record["device"] or BLANK,
-            (record["git_sha"] or BLANK)[:12],
+            short(record["git_sha"]) if record["git_sha"] else BLANK,
         ]
         for record in _costs(files)
     ]
@@ -755,6 +937,15 @@ def _labels(head: str, fraction: float) -> str:
 
 def _what(row: Mapping[str, Any]) -> tuple[str, str, float]:
     return row["target"], row["metric"], row["fraction"]
+
+
+def _ceiling_key(row: Mapping[str, Any], modality: str) -> tuple[str, str, str, tuple[str, ...]]:
+    over = row.get("targets") if row["target"] == MEAN else None
+    return modality, row["target"], row["metric"], tuple(over or ())
+
+
+def _sign(result: Mapping[str, Any]) -> int:
+    return 1 if result["higher_is_better"] else -1
 
 
 def _folder(file: Mapping[str, Any]) -> list[str]:
@@ -817,6 +1008,15 @@ def _p(p: float) -> str:
 
 def _number(x: float | None, places: int) -> str:
     return BLANK if x is None or not math.isfinite(x) else f"{x:.{places}f}"
+
+
+def _is_count(value: Any) -> bool:
+    """Whether a count is there and not withheld, as small ones of real people are."""
+    return isinstance(value, int)
+
+
+def _percent(share: float | None) -> str:
+    return BLANK if share is None else f"{100 * share:.0f}%"
 
 
 def _round(x: float | None) -> float | None:

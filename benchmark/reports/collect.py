@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,11 @@ from benchmark.api import Method, Metric, Trainable
 from benchmark.engine.store import ArtifactError, Store
 from benchmark.evaluation.embed import Embed
 from benchmark.evaluation.score import MEAN, Score
-from benchmark.reports.rows import Cell, row_of, versus_of
+from benchmark.reports.rows import Cell, row_of, versus_of, without_small_counts
 from benchmark.stage import Stage, topological
+
+if TYPE_CHECKING:
+    from benchmark.reports.ceilings import Ceilings
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ def cells_of(scored: Scored, store: Store) -> list[Cell]:
                 **values,
             )
         )
-    return cells
+    if first.head.cohort.simulated:
+        return cells
+    return [without_small_counts(cell, loaded[0][0]["people"]) for cell in cells]
 
 
 def rows_file(
@@ -100,11 +105,14 @@ def rows_file(
     primary: Mapping[str, str],
     reference: Mapping[str, str],
     store: Store,
+    ceilings: Ceilings | None = None,
 ) -> dict[str, Any]:
     """Return the rows file of one method and task.
 
-    Comparisons: the primary endpoint against every other method, and every target against the
-    reference method. A reference whose modality differs (covariates) meets the others of its task.
+    Comparisons: the primary endpoint against every other method, every target against the
+    reference method, and all of these against the ceiling of what the method sees, where the
+    cohort has ceilings. A reference whose modality differs (covariates) meets the others of its
+    task.
     """
     cells, rows = [], []
     for scored in own:
@@ -134,6 +142,9 @@ def rows_file(
                 entry = versus_of(cell, other)
                 if entry is not None:
                     versus.append(entry)
+    for cell in cells if ceilings is not None else ():
+        if cell.metric in primary.values() and (entry := ceilings.versus(cell)) is not None:
+            versus.append(entry)
     return {**header, "rows": rows, "versus": versus}
 
 

@@ -20,7 +20,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ OK, NOT_ESTIMABLE = "ok", "not estimable"
 ONE_CHECKPOINT = "one checkpoint"
 MINIMUM_POSITIVES = 10  # no interval below
 UNDERPOWERED = 50  # positives below which a missing difference says little
+SMALLEST_COUNT = 5  # UK Biobank: no published figure is about fewer people
+FEW, FEW_PEOPLE = f"<{SMALLEST_COUNT}", f"fewer than {SMALLEST_COUNT} people"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,8 @@ class Cell:
     scale
         Scale of the interval, as the metric declares it.
     n, positives
-        Test people scored, and positives among them for classification.
+        Test people scored, and positives among them for classification; in words once
+        `without_small_counts` has withheld a number.
     n_min
         People the estimate hinges on; by default the smaller class, else n. For a mean over
         targets the smallest of theirs.
@@ -105,13 +108,13 @@ class Cell:
     score_digests: tuple[str, ...] = ()
     scale: Scale = "raw"
     higher_is_better: bool = True
-    n: int | None = None
-    positives: int | None = None
+    n: int | str | None = None
+    positives: int | str | None = None
     n_min: int | None = None
     chance: float | None = None
     targets: tuple[str, ...] | None = None
-    unmatched: int | None = None
-    ties: int | None = None
+    unmatched: int | str | None = None
+    ties: int | str | None = None
 
     def __post_init__(self) -> None:
         if self.theta is None:
@@ -142,6 +145,39 @@ class Cell:
         if self.positives is None:
             return self.n
         return min(self.positives, self.n - self.positives)
+
+
+def without_small_counts(cell: Cell, people: int) -> Cell:
+    """Return what may leave the store of a cell about real people.
+
+    A number that rests on fewer than five people, or five of either class, is withheld with all
+    that was derived from it, comparisons included. A count of 1 to 4 reads ``<5``. Where the rest
+    of a total would be such a count, the count itself is withheld; of ``n``, whose rest are the
+    test people without a value, ``>`` and a limit remain.
+
+    Parameters
+    ----------
+    cell
+        With its exact counts.
+    people
+        All test people, whether they have a value or not.
+    """
+    n = cell.n or 0
+    parts = {name: getattr(cell, name) for name in ("positives", "unmatched", "ties")}
+    matched = n - (cell.unmatched or 0)
+    if min(cell.smallest or 0, matched) < SMALLEST_COUNT:
+        status = FEW_PEOPLE if cell.status == OK else cell.status
+        cell = replace(cell, status=status, theta=None, psi=None, interval=None, chance=None)
+    if n < SMALLEST_COUNT:
+        return replace(cell, n=FEW if n else 0, **dict.fromkeys(parts))
+    shown = f">{people - SMALLEST_COUNT}" if 0 < people - n < SMALLEST_COUNT else n
+    return replace(cell, n=shown, **{name: _part(count, n) for name, count in parts.items()})
+
+
+def _part(count: int | None, total: int) -> int | str | None:
+    if count is None or 0 < total - count < SMALLEST_COUNT:
+        return None
+    return FEW if 0 < count < SMALLEST_COUNT else count
 
 
 def row_of(cell: Cell, run: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -313,15 +349,18 @@ def write_rows(root: Path, new: Mapping[str, Any]) -> Path:
         raise ValueError(f"a rows file needs {', '.join(missing)}")
     path = rows_path(root, new)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _turn(path.parent):
+    with turn(path.parent):
         old = read_file(path) if path.exists() else None
         replace_file(path, dumps(merge(old, new)))
     return path
 
 
 @contextlib.contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Lock the folder itself: no lock file is left behind among the published rows."""
+def turn(folder: Path) -> Iterator[None]:
+    """Wait for the folder's lock and hold it, so that processes change its files one by one.
+
+    The folder itself is locked: no lock file is left behind among what is published.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
