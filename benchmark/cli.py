@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from benchmark import __version__
 from benchmark.api import UserError
-from benchmark.privacy import mask_logs
+from benchmark.privacy import mask_messages
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # step takes thirty times longer as soon as something else uses one of the cores. To be set
     # before torch is loaded; a value of the user's own stays.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    mask_logs()
+    mask_messages()
     try:
         options = _parser().parse_args(arguments)
         return options.run(options)
@@ -85,9 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_place(run)
     _add_device(run)
-    run.add_argument(
-        "--workers", type=int, metavar="N", help="worker processes (default: the usable cores)"
-    )
+    _add_workers(run)
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     run.add_argument("--json", action="store_true", help="print the requested rows as JSON")
 
@@ -106,8 +105,41 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.add_argument("--json", action="store_true", help="for programs")
 
+    sheet = _command(commands, "show", _show, "draw a few simulated people: ECG, heart, phenotypes")
+    sheet.add_argument("what", choices=("cohort",), help="what to draw")
+    sheet.add_argument("--cohort", default="simulated", help="cohort (default simulated)")
+    sheet.add_argument("--preset", default="default", help="preset of the simulated cohort")
+    sheet.add_argument("--scale", default="small", help="scale of the images (default small)")
+    sheet.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.png",
+        help="where to write (default cohort-TITLE.png in the current folder)",
+    )
+
     boards = _command(commands, "boards", _boards, "render the boards again from their rows")
     _add_place(boards)
+
+    privacy = _command(
+        commands,
+        "privacy",
+        _privacy,
+        "look for ids and data of single people in everything that git would see",
+    )
+    privacy.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="files and folders (default: the repository one stands in)",
+    )
+    privacy.add_argument(
+        "--history", action="store_true", help="every commit of every branch and tag as well"
+    )
+    privacy.add_argument("--json", action="store_true", help="for programs")
+
+    _add_prepare(commands)
+    _add_simulate(commands)
 
     near = _command(
         commands,
@@ -132,6 +164,142 @@ def _command(
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(run=function)
     return parser
+
+
+def _add_prepare(commands: Any) -> None:
+    prepare = commands.add_parser(
+        "prepare",
+        help="make a cohort of your own files",
+        description="Make a cohort of your own files; it stays in the private store.",
+    )
+    sources = prepare.add_subparsers(title="cohorts", metavar="COHORT", required=True)
+
+    ukb = _command(sources, "ukb", _prepare_ukb, "UK Biobank, from its bulk files and tables")
+    ukb.add_argument(
+        "--raw",
+        required=True,
+        action="append",
+        type=Path,
+        metavar="DIR",
+        help="folder with the files of fields 20205, 20209 and 20208, or images converted to "
+        "NIfTI, at any depth; may be given several times",
+    )
+    ukb.add_argument(
+        "--table",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="tables (CSV, TSV or Parquet) with age, sex, sizes, diagnoses and CMR phenotypes",
+    )
+    lists = ukb.add_mutually_exclusive_group(required=True)
+    lists.add_argument(
+        "--withdrawn",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="lists of the people who withdrew, one id a line; looked at again on every run",
+    )
+    lists.add_argument(
+        "--no-withdrawn-list", action="store_true", help="say that there is none (simulated people)"
+    )
+    ukb.add_argument(
+        "--crop",
+        default="auto",
+        choices=("auto", "segmentation", "motion", "fixed"),
+        help="how the heart is found (default auto: segmentation where there is one, else motion)",
+    )
+    ukb.add_argument("--frames", type=int, default=50, help="per heart beat (default 50)")
+    ukb.add_argument("--size", type=int, default=80, help="pixels per side (default 80)")
+    ukb.add_argument("--spacing", type=float, default=1.8, help="mm per pixel (default 1.8)")
+    ukb.add_argument(
+        "--long-axis",
+        action="store_true",
+        help="keep four-chamber cines too, and leave out people without one",
+    )
+    ukb.add_argument(
+        "--endpoints",
+        default="clean",
+        choices=("clean", "as-coded"),
+        help="definition of the diagnoses (default clean; as-coded: as published code has them)",
+    )
+    ukb.add_argument(
+        "--when",
+        default="ever",
+        choices=("ever", "prevalent", "incident"),
+        help="diagnoses at any time (default), up to the visit, or after it",
+    )
+    _add_workers(ukb)
+    ukb.add_argument(
+        "--dry-run", action="store_true", help="count people and files, and read none of them"
+    )
+
+    wfdb = _command(
+        sources,
+        "wfdb",
+        _prepare_wfdb,
+        "public 12-lead ECGs: PTB-XL, or any folder of WFDB records; nothing is downloaded",
+    )
+    wfdb.add_argument(
+        "--raw",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder into which the database is unpacked",
+    )
+    wfdb.add_argument(
+        "--layout",
+        default="auto",
+        choices=("auto", "ptbxl", "folder"),
+        help="PTB-XL with its tables, or every header (.hea) at any depth (default auto)",
+    )
+    wfdb.add_argument(
+        "--records100",
+        action="store_true",
+        help="read PTB-XL's copies at 100 Hz (done anyway where records500 is missing)",
+    )
+    _add_workers(wfdb)
+    wfdb.add_argument(
+        "--dry-run", action="store_true", help="count records and people, and read no signal"
+    )
+
+
+def _add_simulate(commands: Any) -> None:
+    simulate = _command(
+        commands,
+        "simulate",
+        _simulate,
+        "write simulated people in the raw formats of UK Biobank, to rehearse prepare with",
+    )
+    simulate.add_argument(
+        "--as-ukb", required=True, type=Path, metavar="DIR", help="an empty or new folder"
+    )
+    simulate.add_argument(
+        "--people", type=int, default=10, metavar="N", help="how many (default 10; 22 MB each)"
+    )
+    simulate.add_argument(
+        "--first", type=int, default=1, metavar="K", help="number of the first one (default 1)"
+    )
+    simulate.add_argument("--preset", default="default", help="of the simulated cohort")
+    simulate.add_argument(
+        "--grammar",
+        default="ukbconv",
+        choices=("ukbconv", "r", "field-name", "dx", "stata"),
+        help="how the tables name their columns (default ukbconv)",
+    )
+    simulate.add_argument(
+        "--layout",
+        default="flat",
+        choices=("flat", "rap"),
+        help="flat, as ukbfetch downloads (default), or the tree of the Research Analysis Platform",
+    )
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="worker processes (default: the usable cores)"
+    )
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
@@ -165,14 +333,12 @@ def _run(options: argparse.Namespace) -> int:
         preset=options.preset,
         scale=options.scale,
     )
-    if options.workers is not None and options.workers < 1:
-        raise UserError(f"--workers is {options.workers}; at least 1 is needed")
     outcome = run(
         request,
         Store(),
         options.leaderboards,
         device=options.device,
-        workers=options.workers,
+        workers=_workers(options),
         dry_run=options.dry_run,
     )
     if outcome.report is not None:
@@ -234,6 +400,15 @@ def _status(options: argparse.Namespace) -> int:
     return 1 if report["damaged"] else 0
 
 
+def _show(options: argparse.Namespace) -> int:
+    from benchmark.cohorts.show import contact_sheet
+    from benchmark.registry import registry
+
+    kind = registry().cohort(options.cohort)
+    print(contact_sheet(kind, options.preset, options.scale, options.out))
+    return 0
+
+
 def _boards(options: argparse.Namespace) -> int:
     from benchmark.registry import registry
     from benchmark.runner import Request, prepare_folder, render_board
@@ -246,6 +421,117 @@ def _boards(options: argparse.Namespace) -> int:
     for name in tasks:
         path = render_board(request, registry().task(name), options.leaderboards)
         print(_relative(path))
+    return 0
+
+
+def _privacy(options: argparse.Namespace) -> int:
+    from benchmark.privacy_scan import scan
+
+    report = scan(options.paths, history=options.history)
+    print(json.dumps(report.as_json(), indent=1) if options.json else report.text())
+    return 0 if report.ok else 1
+
+
+def _workers(options: argparse.Namespace) -> int:
+    from benchmark.engine.provenance import usable_cores
+
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers is {options.workers}; at least 1 is needed")
+    return options.workers or usable_cores()
+
+
+def _prepare_ukb(options: argparse.Namespace) -> int:
+    from benchmark.cohorts.prepared import stands_on_other
+    from benchmark.cohorts.ukb.cohort import UKB
+    from benchmark.cohorts.ukb.images import ImageOptions
+    from benchmark.cohorts.ukb.prepare import Sources, prepare, settle
+    from benchmark.engine.progress import Reporter
+    from benchmark.engine.store import Store
+
+    images = ImageOptions(
+        frames=options.frames,
+        size=options.size,
+        spacing=options.spacing,
+        crop=options.crop,
+        long_axis=options.long_axis,
+    )
+    sources = Sources(
+        raw=tuple(options.raw),
+        tables=tuple(options.table),
+        withdrawn=tuple(options.withdrawn),
+        images=images,
+        endpoints=options.endpoints,
+        when=options.when,
+    )
+    workers, store, reporter = _workers(options), Store(), Reporter()
+    try:
+        done = prepare(
+            sources,
+            workers=workers,
+            dry_run=options.dry_run,
+            say=reporter.line,
+            begin=reporter.begin,
+            progress=reporter.progress,
+        )
+    finally:
+        reporter.stop()
+    print(done.report.text())
+    if done.fingerprint is None:
+        return 0
+    if done.discard:
+        count = store.discard(lambda stage: stands_on_other(stage, UKB, done.fingerprint))
+        settle(done.fingerprint)
+        if count:
+            reporter.line(f"removed {count:,} results that were made before people withdrew")
+    print("prepared; run: ecgcmr run --cohort ukb --method all --task all --scale full")
+    return 0
+
+
+def _prepare_wfdb(options: argparse.Namespace) -> int:
+    from benchmark.cohorts.wfdb_cohort import Sources, prepare
+    from benchmark.engine.progress import Reporter
+
+    sources = Sources(options.raw, layout=options.layout, records100=options.records100)
+    workers, reporter = _workers(options), Reporter()
+    try:
+        done = prepare(
+            sources,
+            workers=workers,
+            dry_run=options.dry_run,
+            say=reporter.line,
+            begin=reporter.begin,
+            progress=reporter.progress,
+        )
+    finally:
+        reporter.stop()
+    print(done.report.text())
+    if done.fingerprint is not None:
+        print("prepared; run: ecgcmr run --cohort wfdb --method all --task cvd --scale full")
+    return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from benchmark.cohorts.ukb.write import Simulation, write_ukb
+    from benchmark.engine.progress import Reporter
+
+    simulation = Simulation(people=options.people, first=options.first, preset=options.preset)
+    reporter = Reporter()
+
+    def progress(done: int, total: int) -> None:
+        if not done:  # nothing is announced before the options are found sound
+            reporter.begin(f"writing {total:,} simulated people as UK Biobank's files")
+        reporter.progress(done, total, "people")
+
+    try:
+        files = write_ukb(options.as_ukb, simulation, options.grammar, options.layout, progress)
+    except OSError as error:
+        raise UserError(f"{options.as_ukb} cannot be written: {error.strerror}") from None
+    finally:
+        reporter.stop()
+    command = ["ecgcmr", "prepare", "ukb", "--raw", files.raw, "--table", *files.tables]
+    command += ["--withdrawn", files.withdrawn]
+    print(f"{simulation.people:,} people, {simulation.withdrawn} of them withdrawn; now run:")
+    print(shlex.join(map(str, command)))
     return 0
 
 

@@ -23,7 +23,12 @@ from benchmark.api import Cohort, Method, Task, UserError, Variant
 from benchmark.stage import Spec, rewrite
 
 TRACKS = ("harmonised",)
-OWN = ("benchmark.cohorts.simulated.cohort", "benchmark.cohorts.views")
+OWN = (
+    "benchmark.cohorts.simulated.cohort",
+    "benchmark.cohorts.ukb.cohort",
+    "benchmark.cohorts.views",
+    "benchmark.cohorts.wfdb_cohort",
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class MethodEntry:
     def summary(self) -> str:
         """First line of the class docstring, unless the variant has its own."""
         return self.variant.summary or (inspect.getdoc(self.cls) or "").partition("\n")[0]
+
+    @property
+    def head(self) -> str:
+        """The head it is tied to, or the harness's own."""
+        return self.variant.head or self.cls.head or "linear"
 
     @property
     def uses_labels(self) -> bool:

@@ -74,7 +74,12 @@ class Reporter:
 
     def start(self, stage: Stage, number: int, total: int) -> None:
         """Announce a stage that is about to run."""
-        self._label, self._position = stage.label, f"[{number}/{total}]"
+        self.begin(stage.label, f"[{number}/{total}] ", brief=stage.estimate()[0] <= BRIEF_SECONDS)
+
+    def begin(self, label: str, position: str = "", brief: bool = False) -> None:
+        """Announce work that is about to begin; what is brief is announced once it is done."""
+        self.stop()
+        self._label, self._position = label, position
         self._first, self._shown = None, time.monotonic()
         if self._stream.isatty():
             from rich.console import Console
@@ -90,10 +95,10 @@ class Reporter:
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._task = self._bar.add_task(f"{self._position} {self._label}", figures="")
+            self._task = self._bar.add_task(f"{self._position}{self._label}", figures="")
             self._bar.start()
-        elif stage.estimate()[0] > BRIEF_SECONDS:
-            self.line(f"{self._position} {self._label}")
+        elif not brief:
+            self.line(f"{self._position}{self._label}")
 
     def progress(self, done: float, total: float, unit: str = "", note: str = "") -> None:
         """Show how far the running stage is, as often as a reader can follow."""
@@ -106,7 +111,7 @@ class Reporter:
         self._shown = now
         text = figures(done, total, unit, mask(note), done - self._first[1], now - self._first[0])
         if self._bar is None:
-            self.line(f"{self._position} {self._label}  {text}")
+            self.line(f"{self._position}{self._label}  {text}")
         else:
             self._bar.update(self._task, completed=done, total=total, figures=text)
             self._bar.refresh()
@@ -114,7 +119,7 @@ class Reporter:
     def finish(self, seconds: float) -> None:
         """Announce that the running stage is done."""
         self.stop()
-        self.line(f"{self._position} {self._label}  done in {duration(seconds)}")
+        self.line(f"{self._position}{self._label}  done in {duration(seconds)}")
 
     def stop(self) -> None:
         """Take the progress bar away."""

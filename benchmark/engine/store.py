@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,61 @@ class Store:
             shutil.rmtree(target, ignore_errors=True)
             with contextlib.suppress(FileNotFoundError):
                 self.path(digest).rename(target)
+
+    def discard(self, unwanted: Callable[[dict[str, Any]], bool]) -> int:
+        """Remove what was made from something that must not be kept; return how many artifacts.
+
+        Failures and damaged artifacts go too, and all unfinished work, which does not say what it
+        is made from. Nothing is removed where no artifact is unwanted.
+
+        Parameters
+        ----------
+        unwanted
+            Told what a stage is, as `Stage.describe` does with everything nested in it.
+
+        Raises
+        ------
+        UserError
+            While somebody is at work in the store, who would go on making such artifacts.
+        """
+        gone = [digest for digest in self.stages() if self._unwanted("done", digest, unwanted)]
+        if not gone:
+            return 0
+        self._refuse_while_busy()
+        for digest in gone:
+            self._forget(digest)
+            shutil.rmtree(self.path(digest))
+        for path in (self.root / "corrupt").iterdir():
+            if self._unwanted("corrupt", path.name, unwanted):
+                shutil.rmtree(path)
+        for path in (self.root / "failed").glob("*.json"):
+            failure = self.failure(path.stem)
+            if failure is None or unwanted(failure["stage"]):
+                path.unlink()
+        for path in (self.root / "work").iterdir():
+            shutil.rmtree(path)
+        self._refuse_while_busy()
+        return len(gone)
+
+    def _unwanted(
+        self, where: str, digest: str, unwanted: Callable[[dict[str, Any]], bool]
+    ) -> bool:
+        """Whether an artifact has to go; one that does not say what it is has to as well."""
+        try:
+            manifest = json.loads((self.root / where / digest / MANIFEST).read_bytes())
+            return unwanted(manifest["stage"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return True
+
+    def _refuse_while_busy(self) -> None:
+        for path in (self.root / "lease").glob("[!.]*.json"):
+            lease = self._leases.acquire(path.stem)
+            if lease is None:
+                raise UserError(
+                    f"somebody is at work in the store {self.root}; wait until they are done, or "
+                    "stop them, and run the same command again"
+                )
+            lease.release()
 
     def _forget(self, digest: str) -> None:
         self._manifests.pop(digest, None)

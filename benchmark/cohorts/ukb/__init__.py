@@ -1,0 +1,1 @@
+"""UK Biobank: from its raw files and tables to a cohort."""

@@ -1,0 +1,76 @@
+"""UK Biobank as a cohort."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from benchmark.api import UserError
+from benchmark.cohorts.prepared import PreparedCohort, data_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class UKB(PreparedCohort):
+    """UK Biobank participants with an ECG and a cine CMR of the same visit."""
+
+    name: ClassVar[str] = "ukb"
+    command: ClassVar[str] = "ecgcmr prepare ukb --raw DIR --table FILE --withdrawn FILE"
+
+    @classmethod
+    def recheck(cls, current: Mapping[str, Any]) -> None:
+        """Refuse a cohort with people who have withdrawn since it was prepared."""
+        again = f"run: {current['command']}"
+        if current["discard"]:
+            raise UserError(
+                "people have withdrawn, and what was made with their data is still in the store; "
+                + again
+            )
+        lists = [Path(path) for path in current["withdrawn"]]
+        if gone := [path for path in lists if not path.is_file()]:
+            raise UserError(
+                f"the list of withdrawn people {gone[0]} is gone; give the latest one instead: "
+                f"{current['command']}"
+            )
+        state = tuple((path, *_state(path)) for path in lists)
+        if count := _withdrawn_since(data_folder(cls.name, current["fingerprint"]), state):
+            raise UserError(
+                f"{count:,} of the people in the ukb cohort have withdrawn since it was prepared; "
+                + again
+            )
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=4)
+def _withdrawn_since(folder: Path, lists: tuple[tuple[Path, int, int], ...]) -> int:
+    """Count the people of a cohort who stand on the lists, read again only when one changes."""
+    from benchmark.cohorts.cohort import CohortData
+    from benchmark.cohorts.ukb.tables import read_withdrawn
+
+    if not lists:
+        return 0
+    withdrawn = read_withdrawn(path for path, *_ in lists)
+    return int(among(CohortData(folder).hash_id, withdrawn).sum())
+
+
+def among(ids: Iterable[int] | Iterable[str], withdrawn: Iterable[int]) -> np.ndarray:
+    """Return for each id whether it is among the withdrawn ones.
+
+    As numbers, whatever form they come in: the text "12" is in no list of numbers, and a filter
+    that compares the two removes nobody.
+    """
+    import numpy as np
+
+    return np.isin(
+        np.array([int(id) for id in ids], np.int64),
+        np.array([int(id) for id in withdrawn], np.int64),
+    )
