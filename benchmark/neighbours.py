@@ -119,10 +119,11 @@ def neighbours(
     if k < 1:
         raise UserError(f"--k is {k}; at least one neighbour is needed")
     cohort = request.make_cohort()
-    if not cohort.simulated and k < SMALLEST_GROUP:
+    if not cohort.simulated and k % SMALLEST_GROUP:
+        # Two summaries that differ by one person would tell everything about that person.
         raise UserError(
-            f"--k is {k}; the people of {request.cohort} are real and described together only, at "
-            f"least {SMALLEST_GROUP} of them"
+            f"--k is {k}; the people of {request.cohort} are real and described together only, "
+            f"{SMALLEST_GROUP} of them or a multiple"
         )
     recording = read_recording(record)
     entry = registry().method(method)

@@ -381,6 +381,10 @@ def _people_kind(name: str, content: bytes) -> str | None:
         return "CardioSoft XML"
     if _EID_COLUMN.match(content):
         return "table"
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8:
+        return "array"  # safetensors
+    if content[:1] == b"\x80" and content[1:2] in b"\2\3\4\5" and content.endswith(b"."):
+        return "pickle or weights"
     return next((kind for b, kind in _PEOPLE_BEGIN.items() if content.startswith(b)), None)
 
 

@@ -144,7 +144,7 @@ def rehearsal(tmp_path_factory):
             *at,
         ],
         "neighbours": near,
-        "few neighbours": [*near, "--k", 4],
+        "odd neighbours": [*near, "--k", 6],
         "status": ["status"],
         "privacy": ["privacy", home / "out"],
     }
@@ -190,7 +190,7 @@ def test_the_rehearsal_went_as_planned(rehearsal):
         "prepare": 0,
         "run": 1,
         "neighbours": 0,
-        "few neighbours": 2,
+        "odd neighbours": 2,
         "status": 0,
         "privacy": 0,
     }, everything
@@ -251,4 +251,4 @@ def test_neighbours_are_described_together(rehearsal):
     said = rehearsal.said["neighbours"].stdout
     assert "the 5 most similar people" in said
     assert "[id]_20205_2_0" in said
-    assert "at least 5 of them" in rehearsal.said["few neighbours"].stderr
+    assert "5 of them or a multiple" in rehearsal.said["odd neighbours"].stderr

@@ -12,7 +12,8 @@ from sklearn.preprocessing import StandardScaler
 from benchmark.cohorts.cohort import DIAGNOSES, LEADS
 from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES, VENTRICULAR10
 from benchmark.cohorts.simulated.cohort import SimulatedCohort
-from benchmark.cohorts.simulated.ecg import draw_ecg
+from benchmark.cohorts.simulated.ecg import draw_ecg, draw_parameters
+from benchmark.cohorts.simulated.latent import Lot, Stream, generator
 from benchmark.cohorts.simulated.oracle import oracle_inputs, reference_people
 from benchmark.cohorts.simulated.population import draw_block
 from benchmark.cohorts.simulated.presets import PRESETS
@@ -55,6 +56,33 @@ def test_inputs_of_the_ecg_are_what_was_recorded() -> None:
     assert np.corrcoef(rr, seconds)[0, 1] > 0.98
 
 
+def test_inputs_of_the_ecg_leave_out_disturbances_alone() -> None:
+    """A ceiling would be none if an ECG showed anything that its oracle is not told."""
+    block = draw_block(0, 1, PRESETS["default"])
+    heart, sinus = block.recorded, block.recorded.af_rhythm == 0
+    drawn = vars(draw_parameters(heart, PRESETS["default"], generator(0, Stream.ECG, 1)))
+    told = oracle_inputs(a_cohort(people=200))["ecg"][100:]
+    # Independent of the heart, or in the case of QT a function of QTc and the heart rate.
+    left_out = {"leads", "respiration", "wander", "mains", "muscle", "qt"}
+    shown = {name: values for name, values in drawn.items() if name not in left_out}
+    shown |= {"rate": heart.heart_rate, "rhythm": heart.af_rhythm}
+    for name, values in shown.items():
+        known = np.log(values) if name in ("gain", "rmssd") else values
+        for part in np.atleast_2d(known.T):
+            apart = np.ptp((told - part[:, None])[sinus], axis=0)
+            assert (apart < 1e-9).any(), name
+
+
+def test_inputs_of_the_images_leave_out_nothing_that_is_drawn() -> None:
+    block = draw_block(0, 1, PRESETS["default"])
+    heart, shape = block.imaged, block.shape
+    told = oracle_inputs(a_cohort(people=200))["cmr"][100:]
+    territories = heart.territory == np.arange(3)[:, None]
+    drawn = (shape.length, shape.shortening, heart.heart_rate, heart.af_rhythm, heart.bmi)
+    for values in (*drawn, *heart.scar * territories, *heart.ischaemia * territories):
+        assert (told == values[:, None]).all(0).any()
+
+
 @pytest.mark.parametrize(("preset", "strange"), [("null", "ecg"), ("permuted-pairs", "cmr")])
 def test_inputs_of_a_stranger_are_the_strangers(preset: str, strange: str) -> None:
     own, shown = oracle_inputs(a_cohort()), oracle_inputs(a_cohort(preset))
@@ -85,6 +113,9 @@ def test_reference_people_are_others_and_always_the_same() -> None:
     assert own["cmr"].shape[1:] == inputs["cmr"].shape[1:]
     for name in ("ecg", "cmr", "truth"):
         assert not np.isin(own[name][:, 0], inputs[name][:, 0]).any()
+    # Other values could still come from the same random numbers, cut into blocks of another size.
+    apart = draw_block(0, 0, PRESETS["default"], Lot.REFERENCE, 500)
+    assert np.array_equal(inputs["truth"][:500], apart.truth)
     fewer, first, _ = reference_people(cohort, 700)
     assert np.array_equal(first, phenotypes[:700])
     assert np.array_equal(fewer["ecg"], inputs["ecg"][:700])

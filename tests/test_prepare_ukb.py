@@ -1,5 +1,6 @@
 """From UK Biobank's raw files to a cohort, on simulated people written in those formats."""
 
+import errno
 import json
 import os
 import shutil
@@ -406,6 +407,17 @@ def test_what_odd_files_are_kept_is_remembered(few, monkeypatch):
     assert (again.flags, again.crop) == (first.flags, first.crop)
 
 
+@pytest.mark.parametrize("name", ["cine.npy", "ids.parquet", "../keys.parquet"])
+def test_nothing_is_taken_over_from_a_damaged_preparation(prepared, name):
+    cohort, fingerprint = UKB.at("tiny"), read_current("ukb")["fingerprint"]
+    path = data_folder("ukb", fingerprint) / name
+    path.write_bytes(path.read_bytes()[:-64] + bytes(64) if name == "cine.npy" else b"")
+    if not name.startswith(".."):
+        assert not bring([cohort], Store(), device="cpu").ok
+    assert prepare(prepared).fingerprint == fingerprint
+    assert bring([cohort], Store(), device="cpu").ok
+
+
 def test_a_killed_preparation_goes_on_where_it_was(few, monkeypatch, tmp_path):
     """kill -9 while people are read; the finished blocks are not read again."""
     command = program(few, tmp_path / "p.py", "module.prepare(SOURCES, progress=stop)")
@@ -503,6 +515,28 @@ def test_a_list_that_has_grown_stops_every_run_until_the_cohort_is_prepared_agai
                 content = pd.read_parquet(path).to_csv().encode()
             assert not any(str(EIDS[k]).encode() in content for k in (3, 6)), path.name
             assert not any(EIDS[k].to_bytes(8, "little") in content for k in (3, 6)), path.name
+
+
+def test_lists_of_an_unfinished_preparation_count(prepared, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "full")
+
+    more = replace(prepared, withdrawn=(a_list(tmp_path / "w.csv", EIDS[0]),))
+    with monkeypatch.context() as patch:
+        patch.setattr(Preparation, "finish", full)
+        with pytest.raises(UserError, match="full"):
+            prepare(more)
+    with pytest.raises(UserError, match="1 of the people in the ukb cohort have withdrawn"):
+        UKB.at("tiny")
+
+
+def test_a_record_that_cannot_be_read_asks_for_another_preparation(prepared, tmp_path):
+    prepare(replace(prepared, withdrawn=(a_list(tmp_path / "w.csv", 9_999_999),)))
+    fingerprint = read_current("ukb")["fingerprint"]
+    settle(fingerprint)
+    (data_folder("ukb", fingerprint) / "ids.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match="damaged; prepare it again"):
+        UKB.at("tiny")
 
 
 def test_nobody_comes_back_with_a_shorter_list(prepared, tmp_path):
@@ -693,6 +727,19 @@ def test_links_that_lead_in_circles_end(tmp_path):
     rows, files = found(tmp_path)
     assert len(rows) == 1
     assert files.repeated == 0
+
+
+def test_names_that_are_not_text_are_counted_or_refused(tmp_path):
+    odd = os.fsdecode(b"\xff")
+    tree(tmp_path / "raw", "9000001_20205_2_0.xml", f"{odd}_9000002_20205_2_0.xml")
+    rows, files = found(tmp_path / "raw", cache=tmp_path)
+    assert len(rows) == 1
+    assert files.others == 1
+    (tmp_path / "raw" / odd).mkdir()
+    with pytest.raises(UserError, match="not UTF-8"):
+        find_files([tmp_path / "raw"], tmp_path)
+    with pytest.raises(UserError, match="not UTF-8"):
+        find_files([tmp_path / "raw" / odd], tmp_path)
 
 
 def test_folders_without_bulk_files_are_an_error(tmp_path):

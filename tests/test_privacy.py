@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import logging
+import pickle
 import re
 import stat
 import struct
@@ -315,9 +316,11 @@ def test_what_holds_no_id_is_clean(name, content):
         ("ecg.txt", b'<?xml version="1.0"?>\n<CardiologyXML>', "CardioSoft XML"),
         ("sa.nii.gz", gzip.compress(b"\0" * 400), "image volume"),
         ("x.safetensors", b"\2\0\0\0\0\0\0\0{}", "array"),
+        ("x.bin", b"\2\0\0\0\0\0\0\0{}", "array"),
         ("x.bin", npy(np.zeros(3)), "array"),
         ("x.bin", parquet(x=[0.5]), "table"),
         ("last.ckpt", b"", "pickle or weights"),
+        ("state", pickle.dumps({"age": 61}), "pickle or weights"),
         ("00001_hr.hea", b"00001_hr 12 500 5000\n", "recording"),
         ("ukb.tab", b"f.eid\tf.31.0.0\n", "table"),
         ("ukb.csv", b'\xef\xbb\xbf"eid","31-0.0"\n', "table"),

@@ -27,6 +27,7 @@ from benchmark.cohorts.simulated import SimulatedCohort
 from benchmark.cohorts.simulated import latent as latent_module
 from benchmark.cohorts.simulated.cohort import simulate_block
 from benchmark.cohorts.simulated.latent import Stream
+from benchmark.cohorts.simulated.presets import PRESETS
 
 PEOPLE = 400
 TABLES = ("people", "phenotypes", "diagnoses", "truth")
@@ -240,6 +241,11 @@ def test_lost_lease_stops_the_workers(tmp_path: Path) -> None:
         SimulatedCohort(people=1200, size=16, frames=2).run(context)
     assert len(list(context.resume.glob("*.safetensors"))) < 12
     assert not list(context.out.iterdir())
+
+
+def test_an_external_population_is_of_other_people() -> None:
+    states = {name: SimulatedCohort.at("smoke", name).random_state for name in PRESETS}
+    assert [name for name, state in states.items() if state != states["default"]] == ["shift"]
 
 
 def test_identity() -> None:

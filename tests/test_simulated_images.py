@@ -47,6 +47,24 @@ def area(radius: np.ndarray) -> np.ndarray:
     return np.pi * (radius.astype(float) ** 2).mean(-1)
 
 
+@pytest.mark.parametrize("preset", ["default", "permuted-pairs"])
+def test_pictures_show_the_imaged_heart_alone(preset: str) -> None:
+    """Nothing of the person, when the heart is a stranger's: the control would be none."""
+    own, other = draw_block(0, 0, PRESETS[preset]), draw_block(0, 1, PRESETS[preset])
+    names = ("person", "recorded", "truth", "measured")
+    changed = dataclasses.replace(own, **{name: getattr(other, name) for name in names})
+    pictures, expected = [
+        [
+            draw_short_axis(block, 0, 0, PRESETS[preset], **TINY).volumes,
+            draw_stack(block, 0, 0, 5, PRESETS[preset], **TINY)[0],
+            draw_long_axis(block, 0, 0, PRESETS[preset], **TINY),
+        ]
+        for block in (changed, own)
+    ]
+    for found, same in zip(pictures, expected, strict=True):
+        assert np.array_equal(found, same)
+
+
 # ------------------------------------------------------------------------------- geometry
 
 

@@ -107,7 +107,9 @@ ECG = {
     "qt": (426.1, 32.2),
     "qtc": (419.1, 20.7),
 }
-# Open Heart's table of 38,319 people with strain at UK Biobank.
+# Open Heart's table of 38,319 people with strain at UK Biobank. Its maximum wall thickness, 9.40 mm
+# with an SD of 1.62, is none of the 82 phenotypes and is not met: hearts drawn so evenly have 7.6
+# in their thickest segment at the published volumes and mass.
 STRAIN = {
     "Ecc_global": (-22.33, 3.35),
     "Err_global": (45.00, 8.31),
@@ -178,7 +180,7 @@ def test_axes_of_the_drawn_waves() -> None:
             axis = axis[people.af_rhythm == 0]
         mean, sd = AXES[name]
         assert axis.mean() == pytest.approx(mean, abs=5), name
-        assert axis.std() == pytest.approx(sd, rel=0.15), name
+        assert axis.std() == pytest.approx(sd, rel=0.10), name
 
 
 @pytest.mark.parametrize("name", PREVALENCE)

@@ -428,9 +428,31 @@ def test_work_left_by_a_worker_that_died_after_its_commit_is_removed(store):
     left.mkdir(parents=True)
     unfinished = store.root / "work" / DIGEST / "resume"
     unfinished.mkdir(parents=True)
+    (unfinished.parent / "out-of-a-dead-worker").mkdir()
     store.tidy()
     assert not left.parent.exists()
-    assert unfinished.exists()
+    assert [path.name for path in unfinished.parent.iterdir()] == ["resume"]
+
+
+@pytest.mark.parametrize("kept", ["done", "damaged", "failed", "half-written"])
+def test_what_must_not_be_kept_is_removed_wherever_it_is(store, kept):
+    unwanted, wanted = Numbers(), Numbers(count=4)
+    for stage in (unwanted, wanted):
+        digest = make(store, stage)
+        if kept == "damaged":
+            (store.path(digest) / "a.txt").write_text("other")
+            store.quarantine(digest)
+        elif kept == "failed":
+            shutil.rmtree(store.path(digest))
+            store.fail(stage, "of somebody")
+    if kept == "half-written":
+        output = store.root / "work" / unwanted.digest / "out-of-a-dead-worker"
+        shutil.move(store.path(unwanted.digest), output)
+    count = store.discard(lambda stage: stage["count"] == 3)
+    assert count == (kept in ("done", "damaged"))
+    left = [path for path in store.root.rglob("*") if unwanted.digest in str(path)]
+    assert not [path for path in left if path.is_file()]
+    assert [path for path in store.root.rglob("*") if wanted.digest in str(path)]
 
 
 def hold(root):

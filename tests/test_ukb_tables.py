@@ -229,6 +229,17 @@ def test_an_entry_keeps_its_place_when_one_before_it_is_missing(tmp_path):
     assert days.index.get_level_values("position").tolist() == [0, 2]
 
 
+def test_a_list_and_array_columns_of_one_field_must_agree(tmp_path):
+    whole = write(tmp_path / "list.csv", ["eid", "p41270"], [(FIRST, "|".join(CODES))])
+    same, other = (
+        write(tmp_path / f"{code}.csv", ["eid", "41270-0.1"], [(FIRST, code)])
+        for code in (CODES[1], "I21")
+    )
+    codes = read_tables([whole, same], [41270]).listed(41270)
+    assert codes.to_dict() == {(FIRST, k): code for k, code in enumerate(CODES)}
+    assert "different entries" in refusal(read_tables([whole, other], [41270]).listed, 41270)
+
+
 @pytest.mark.parametrize("text", ["2015-08-30", "2015-08-30T09:15:00", "30aug2015"])
 def test_dates_are_days(tmp_path, text):
     path = write(tmp_path / "t.csv", ("n_eid", "ts_53_2_0"), [(FIRST, text)])
@@ -243,6 +254,8 @@ def test_text_where_a_number_or_a_date_is_needed_is_refused(tmp_path):
     assert f"{path}, column 53-2.0" in refusal(table.dates, 53, 2)
     broken = simple(tmp_path / "u.csv", (FIRST, f'"[{SECRET}"'), columns=("41270-0.0",))
     assert "JSON" in refusal(read_tables([broken], [41270]).listed, 41270)
+    deep = simple(tmp_path / "v.csv", (FIRST, "[" * 100_000), columns=("41270-0.0",))
+    assert "JSON" in refusal(read_tables([deep], [41270]).listed, 41270)
 
 
 HEADER = b"eid,31-0.0\n"

@@ -349,6 +349,7 @@ def test_a_strangers_heart_is_shown_where_the_preset_says_so(tmp_path, preset):
     [
         ({"people": 0}, "at least one person"),
         ({"people": 1, "first": 0}, "number 1"),
+        ({"people": 2, "first": 999_999}, "numbers up to 999,999"),
         ({"people": 1, "withdrawn": 2}, "cannot withdraw"),
         ({"people": 1, "preset": "gentle"}, "known: easy, default"),
     ],

@@ -104,6 +104,10 @@ class PreparedCohort(Cohort):
                 f"the {self.name} cohort has been prepared anew since this command began; "
                 "run it again"
             )
+        # The store verifies artifacts, and would make one that is damaged again from these files,
+        # which are the same ones on the disk.
+        if not is_intact(self.name, self.fingerprint):
+            raise damaged(self.name)
         for path in sorted(data_folder(self.name, self.fingerprint).iterdir()):
             try:
                 (context.out / path.name).hardlink_to(path)
@@ -135,8 +139,21 @@ def read_current(name: str) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         there = False
     if not there:
-        raise UserError(f"the prepared {name} cohort in the store is damaged; prepare it again")
+        raise damaged(name)
     return current
+
+
+def damaged(name: str) -> UserError:
+    """Return the error for a prepared cohort that cannot be read."""
+    return UserError(f"the prepared {name} cohort in the store is damaged; prepare it again")
+
+
+def is_intact(name: str, fingerprint: str) -> bool:
+    """Whether a prepared cohort still is what its fingerprint says; reads all of it."""
+    try:
+        return fingerprint_of(data_folder(name, fingerprint)) == fingerprint
+    except (OSError, ValueError, KeyError):  # files gone or unreadable; columns gone
+        return False
 
 
 class Preparation:

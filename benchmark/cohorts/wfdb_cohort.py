@@ -28,7 +28,7 @@ from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, ECG_MILLIVOLT, ECG_R
 from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES
 from benchmark.cohorts.prepared import Preparation, PreparedCohort
 from benchmark.cohorts.recordings import Fault, RecordingError, read_recording
-from benchmark.cohorts.ukb.report import Report
+from benchmark.cohorts.report import Report
 from benchmark.privacy import pseudonym
 
 if TYPE_CHECKING:

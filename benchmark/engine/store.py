@@ -214,7 +214,7 @@ class Store:
         """Remove what was made from something that must not be kept; return how many artifacts.
 
         Failures and damaged artifacts go too, and all unfinished work, which does not say what it
-        is made from. Nothing is removed where no artifact is unwanted.
+        is made from. Where nothing else is unwanted that work stays.
 
         Parameters
         ----------
@@ -226,34 +226,34 @@ class Store:
         UserError
             While somebody is at work in the store, who would go on making such artifacts.
         """
-        gone = [digest for digest in self.stages() if self._unwanted("done", digest, unwanted)]
-        if not gone:
+        self.tidy()  # or the outputs of a killed worker would stay when they are all there is
+
+        def is_unwanted(path: Path) -> bool:
+            """Whether it has to go; what does not say what it is made from has to as well."""
+            try:
+                return unwanted(json.loads(path.read_bytes())["stage"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return True
+
+        artifacts = [
+            path
+            for where in ("done", "corrupt")
+            for path in (self.root / where).iterdir()
+            if is_unwanted(path / MANIFEST)
+        ]
+        failures = [path for path in (self.root / "failed").glob("*.json") if is_unwanted(path)]
+        if not artifacts and not failures:
             return 0
         self._refuse_while_busy()
-        for digest in gone:
-            self._forget(digest)
-            shutil.rmtree(self.path(digest))
-        for path in (self.root / "corrupt").iterdir():
-            if self._unwanted("corrupt", path.name, unwanted):
-                shutil.rmtree(path)
-        for path in (self.root / "failed").glob("*.json"):
-            failure = self.failure(path.stem)
-            if failure is None or unwanted(failure["stage"]):
-                path.unlink()
+        for path in artifacts:
+            self._forget(path.name)
+            shutil.rmtree(path)
+        for path in failures:
+            path.unlink()
         for path in (self.root / "work").iterdir():
             shutil.rmtree(path)
         self._refuse_while_busy()
-        return len(gone)
-
-    def _unwanted(
-        self, where: str, digest: str, unwanted: Callable[[dict[str, Any]], bool]
-    ) -> bool:
-        """Whether an artifact has to go; one that does not say what it is has to as well."""
-        try:
-            manifest = json.loads((self.root / where / digest / MANIFEST).read_bytes())
-            return unwanted(manifest["stage"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return True
+        return len(artifacts)
 
     def _refuse_while_busy(self) -> None:
         for path in (self.root / "lease").glob("[!.]*.json"):
@@ -344,10 +344,15 @@ class Store:
             raise
 
     def tidy(self) -> None:
-        """Remove the work folders of workers that died between their commit and their tidying."""
+        """Remove what dead workers left and nobody goes on with.
+
+        Outputs that were not committed, and the whole folder where the commit was done.
+        """
         for folder in (self.root / "work").iterdir():
-            if self.has(folder.name) and (lease := self._leases.acquire(folder.name)):
-                shutil.rmtree(folder, ignore_errors=True)
+            if lease := self._leases.acquire(folder.name):
+                useless = [folder] if self.has(folder.name) else folder.glob("out-*")
+                for path in useless:
+                    shutil.rmtree(path, ignore_errors=True)
                 lease.release()
 
     def is_full(self, causes: Iterable[BaseException]) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from benchmark.api import UserError
 from benchmark.engine.store import Store
 from benchmark.evaluation.score import MEAN, Score
-from benchmark.reports.collect import Scored, cells_of
+from benchmark.reports.cells import Scored, cells_of
 from benchmark.reports.rows import Cell, dumps, replace_file, row_of, turn, versus_of
 
 FILE = "ceilings.json"

@@ -90,7 +90,9 @@ class SimulatedCohort(Cohort):
             raise UserError(
                 f"the simulated cohort has no scale {scale!r}; known: {', '.join(SCALES)}"
             )
-        return cls(preset=preset, **SCALES[scale])
+        if preset not in PRESETS:
+            return cls(preset=preset, **SCALES[scale])  # which refuses it
+        return cls(preset=preset, random_state=PRESETS[preset].random_state, **SCALES[scale])
 
     @property
     def title(self) -> str:

@@ -32,6 +32,8 @@ class Preset:
         Errors of the measured phenotypes.
     age, bmi
         Added to the age (years) and to the body mass index (kg/m2) of everybody.
+    random_state
+        Of the cohort: presets with equal ones hold the same people in other circumstances.
     recorded, imaged
         Whose heart the ECG and the images show: the person's own, or an unrelated stranger's.
     """
@@ -45,6 +47,7 @@ class Preset:
     label_noise: float = 1.0
     age: float = 0.0
     bmi: float = 0.0
+    random_state: int = 0
     recorded: Literal["own", "stranger"] = "own"
     imaged: Literal["own", "stranger"] = "own"
 
@@ -80,6 +83,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "an external population: older, heavier, recorded with more noise",
             age=5.0,
             bmi=2.0,
+            random_state=1,  # external: nobody here has a twin among another preset's people
             ecg_noise=1.5,
             image_noise=1.5,
         ),

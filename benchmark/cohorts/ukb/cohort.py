@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmark.api import UserError
-from benchmark.cohorts.prepared import PreparedCohort, data_folder
+from benchmark.cohorts.prepared import PreparedCohort, damaged, data_folder, prepared_folder
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+WITHDRAWN = "withdrawn.txt"
+"""Beside the cohort: everybody who was ever on a list of withdrawn people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,8 @@ class UKB(PreparedCohort):
                 f"the list of withdrawn people {gone[0]} is gone; give the latest one instead: "
                 f"{current['command']}"
             )
+        # Also who stood on the lists of a preparation that was not finished.
+        lists += [path for path in [prepared_folder(cls.name) / WITHDRAWN] if path.exists()]
         state = tuple((path, *_state(path)) for path in lists)
         if count := _withdrawn_since(data_folder(cls.name, current["fingerprint"]), state):
             raise UserError(
@@ -59,7 +65,11 @@ def _withdrawn_since(folder: Path, lists: tuple[tuple[Path, int, int], ...]) -> 
     if not lists:
         return 0
     withdrawn = read_withdrawn(path for path, *_ in lists)
-    return int(among(CohortData(folder).hash_id, withdrawn).sum())
+    try:
+        people = CohortData(folder).hash_id
+    except (OSError, ValueError, KeyError):
+        raise damaged(UKB.name) from None
+    return int(among(people, withdrawn).sum())
 
 
 def among(ids: Iterable[int] | Iterable[str], withdrawn: Iterable[int]) -> np.ndarray:

@@ -116,6 +116,8 @@ def find_files(
     import pandas as pd
 
     roots = tuple(Path(os.path.abspath(root)) for root in roots)  # noqa: PTH100 - keeps links
+    if not all(_is_text(str(root)) for root in roots):
+        raise UserError("the path of a folder with files is not UTF-8; rename it")
     found: list[BulkFile] = []
     others = 0
     for number, root in enumerate(roots):
@@ -189,7 +191,14 @@ class _Walk:
         folder = _Folder(-1, [], [], 0)
         with os.scandir(self._root / path) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if not _is_text(entry.name):
+                    if entry.is_dir():
+                        raise UserError(
+                            f"a folder in {mask(str(self._root / path))} has a name that is not "
+                            "UTF-8; rename it"
+                        )
+                    folder.others += 1
+                elif entry.is_dir():
                     folder.subfolders.append(entry.name)
                 elif (file := _converted(path, entry.name) or _bulk(path, entry.name)) is not None:
                     folder.files.append(file)
@@ -255,6 +264,15 @@ class _Walk:
             if path not in theirs:
                 kept[path] = _Folder(mtime, names, files, folder.others)
         return kept
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can stand in a table; names on disk are any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _listing(cache: Path, root: Path) -> Path:

@@ -28,10 +28,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from benchmark.api import UserError
 from benchmark.cohorts.blocks import block_file, finished_blocks, missing_blocks
 from benchmark.cohorts.cohort import CohortData
-from benchmark.cohorts.prepared import Preparation, data_folder, read_current, write_current
+from benchmark.cohorts.prepared import (
+    Preparation,
+    data_folder,
+    is_intact,
+    read_current,
+    write_current,
+)
+from benchmark.cohorts.report import Report
 from benchmark.cohorts.ukb import cardiosoft, dicom, nifti
 from benchmark.cohorts.ukb.cine import Cine
-from benchmark.cohorts.ukb.cohort import UKB, among
+from benchmark.cohorts.ukb.cohort import UKB, WITHDRAWN, among
 from benchmark.cohorts.ukb.files import BulkFiles, find_files
 from benchmark.cohorts.ukb.images import (
     SLICES,
@@ -51,7 +58,6 @@ from benchmark.cohorts.ukb.labels import (
     same_visit,
 )
 from benchmark.cohorts.ukb.reasons import Flag, Reason, Refused
-from benchmark.cohorts.ukb.report import Report
 from benchmark.cohorts.ukb.tables import read_tables, read_withdrawn
 from benchmark.privacy import pseudonym
 
@@ -240,6 +246,9 @@ class _Run:
                 self._nobody()
             return Prepared(self.report)
 
+        if self.before and not is_intact(UKB.name, self.before["fingerprint"]):
+            self.say("the last preparation is damaged: everybody is read anew")
+            self.before = None
         plan = self._plan(files, visits)
         self._say_size(len(plan))
         work = self._work(plan)
@@ -263,7 +272,7 @@ class _Run:
         )
         folder = self.preparation.folder
         _write(folder / "report.json", json.dumps(self.report.as_json(), indent=1))
-        _write(folder / "withdrawn.txt", "".join(f"{eid}\n" for eid in sorted(withdrawn)))
+        _write(folder / WITHDRAWN, "".join(f"{eid}\n" for eid in sorted(withdrawn)))
         lists = _sha256(sorted(withdrawn))
         before = self.before or {"discard": True}
         discard = bool(withdrawn) and (before["discard"] or before["lists"] != lists)
@@ -291,7 +300,7 @@ class _Run:
 
     def _withdrawn(self) -> set[int]:
         """Return everybody who is or ever was on a list: nobody comes back with a shorter one."""
-        path = self.preparation.folder / "withdrawn.txt"
+        path = self.preparation.folder / WITHDRAWN
         return read_withdrawn([*self.sources.withdrawn, *([path] if path.exists() else [])])
 
     def _pairs(self, files: BulkFiles, withdrawn: set[int]) -> pd.Series:
@@ -367,7 +376,10 @@ class _Run:
         if self.before is None:
             return {}
         folder = data_folder(UKB.name, self.before["fingerprint"]).parent
-        keys = pd.read_parquet(folder / "keys.parquet")["key"]
+        try:
+            keys = pd.read_parquet(folder / "keys.parquet")["key"]
+        except (OSError, ValueError, KeyError):
+            return {}
         return dict(zip(keys, range(len(keys)), strict=True))
 
     def _work(self, plan: pd.DataFrame) -> Path:

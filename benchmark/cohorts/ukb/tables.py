@@ -147,6 +147,11 @@ class Table:
         -------
         pd.Series
             Indexed by id and position, without missing entries.
+
+        Raises
+        ------
+        UserError
+            When a list is none, or two columns hold different entries for one place.
         """
         import pandas as pd
 
@@ -162,7 +167,15 @@ class Table:
         if not parts:
             index = pd.MultiIndex.from_arrays([self.people[:0], []], names=["eid", "position"])
             return pd.Series([], index, dtype=object)
-        return pd.concat(parts).sort_index()
+        joined = pd.concat(parts)
+        again = joined.index.duplicated()  # one file has a list, another one columns
+        first, others = joined[~again], joined[again]
+        if (first.reindex(others.index) != others).any():
+            raise UserError(
+                f"the tables hold different entries of field {field} for the same place; leave out "
+                "one of the columns or files"
+            )
+        return first.sort_index()
 
     def listed_dates(self, field: int, instance: int = 0) -> pd.Series:
         """Return what `listed` does, as days."""
@@ -179,7 +192,7 @@ class Table:
                 return [part.strip() or None for part in value.split("|")]
             try:
                 return json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise UserError(f"{self._origin[cell]}: a value is no list in JSON") from None
 
         return split

@@ -37,6 +37,9 @@ _RAP_FOLDERS = {
 }
 _ENDINGS = {ECG: "xml", SHORT_AXIS: "zip", LONG_AXIS: "zip"}
 
+MOST_PEOPLE = 999_999
+"""The last one with an id of seven digits, as all ids of UK Biobank have."""
+
 _REPEAT = 1 << 32
 """Added to the random state for the repeat visit: the same heart, recorded and imaged anew."""
 
@@ -63,8 +66,8 @@ class Simulation:
     ----------
     people, first
         SIM-``first`` and those that follow.
-    preset, random_state
-        Population, as of the simulated cohort: the same numbers give the same people.
+    preset
+        Population of the simulated cohort; its people have the same numbers here.
     frames, rows, columns, spacing
         Frames per heart beat, pixels, mm per pixel; UK Biobank's unless said otherwise.
     eid
@@ -76,7 +79,6 @@ class Simulation:
     people: int
     first: int = 1
     preset: str = "default"
-    random_state: int = 0
     frames: int = 50
     rows: int = 208
     columns: int = 192
@@ -89,10 +91,19 @@ class Simulation:
 
         if self.people < 1 or self.first < 1:
             raise UserError("at least one person is needed, and the first one is number 1")
+        if self.first + self.people - 1 > MOST_PEOPLE:
+            raise UserError(f"people have numbers up to {MOST_PEOPLE:,}")
         if not 0 <= self.withdrawn <= self.people:
             raise UserError(f"{self.withdrawn} of {self.people} people cannot withdraw")
         if self.preset not in PRESETS:
             raise UserError(f"unknown preset {self.preset!r}; known: {', '.join(PRESETS)}")
+
+    @property
+    def random_state(self) -> int:
+        """That of the simulated cohort of this preset."""
+        from benchmark.cohorts.simulated.presets import PRESETS
+
+        return PRESETS[self.preset].random_state
 
     def id_of(self, number: int) -> int:
         """Return the id of person SIM-``number``."""

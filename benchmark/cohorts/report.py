@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from benchmark.cohorts.ukb.reasons import Reason
 
 
 @dataclass
@@ -29,12 +28,14 @@ class Report:
     """
 
     flow: list[tuple[str, int]] = field(default_factory=list)
-    excluded: list[Counter[Reason]] = field(default_factory=list)
+    excluded: list[Counter[enum.StrEnum]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     crop: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
 
-    def step(self, people: str, number: int, excluded: Mapping[Reason, int] | None = None) -> None:
+    def step(
+        self, people: str, number: int, excluded: Mapping[enum.StrEnum, int] | None = None
+    ) -> None:
         """Add a step and how many leave after it."""
         self.flow.append((people, number))
         self.excluded.append(Counter({r: n for r, n in (excluded or {}).items() if n}))

@@ -1,0 +1,115 @@
+"""Score artifacts in the private store, opened as cells: individual-level, never written."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmark.api import Metric
+from benchmark.engine.store import Store
+from benchmark.evaluation.score import Score
+from benchmark.reports.rows import Cell, without_small_counts
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One head of a method at one fraction: its score stages, replicate 0 upwards."""
+
+    method: str
+    head: str
+    modality: str
+    fraction: float
+    scores: tuple[Score, ...]
+
+    @property
+    def recipe_digest(self) -> str:
+        """Digest without seed and fraction of the method, its head and its metrics."""
+        return self.scores[0].recipe_digest
+
+
+def cells_of(scored: Scored, store: Store) -> list[Cell]:
+    """Return one cell per target and metric."""
+    loaded = [_load(store, score) for score in scored.scores]
+    first = scored.scores[0]
+    metrics = {metric.name: metric for metric in first.metrics}
+    cells = []
+    for column, cell in enumerate(loaded[0][0]["cells"]):
+        parts = [record["cells"][column] for record, _ in loaded]
+        metric = metrics[cell["metric"]]
+        bad = next((p["status"] for p in parts if p["status"] == "not estimable"), None)
+        if bad is None:
+            bad = next((p["status"] for p in parts if p["status"] != "ok"), "ok")
+        usable = all(part["theta"] is not None for part in parts)
+        values: dict[str, Any] = {}
+        if usable and bad == "ok":
+            psi = np.stack([influence[:, column] for _, influence in loaded], axis=1)
+            defined = bool(np.isfinite(psi).all())
+            values = {
+                "theta": np.array([part["theta"] for part in parts]),
+                "psi": psi if defined else None,
+                "interval": None if defined else _drawn(store, scored, metric, cell, loaded),
+            }
+        elif bad == "ok":
+            bad = "not estimable"
+        cells.append(
+            Cell(
+                method=scored.method,
+                head=scored.head,
+                modality=scored.modality,
+                target=cell["target"],
+                metric=cell["metric"],
+                fraction=scored.fraction,
+                task_version=first.head.task.version,
+                cohort_fingerprint=first.head.cohort.digest,
+                recipe_digest=scored.recipe_digest,
+                status=bad,
+                replicates=tuple(range(len(parts))),
+                score_digests=tuple(s.digest for s in scored.scores),
+                scale=metric.scale,
+                higher_is_better=metric.higher_is_better,
+                n=cell["n"],
+                positives=cell.get("positives"),
+                n_min=cell["n_min"],
+                chance=cell["chance"],
+                targets=tuple(cell["members"]) if "members" in cell else None,
+                unmatched=cell.get("without_match"),
+                ties=max(record["ties"] for record, _ in loaded)
+                if "ties" in loaded[0][0]
+                else None,
+                **values,
+            )
+        )
+    if first.head.cohort.simulated:
+        return cells
+    return [without_small_counts(cell, loaded[0][0]["people"]) for cell in cells]
+
+
+@functools.lru_cache(maxsize=256)
+def _load(store: Store, score: Score) -> tuple[dict[str, Any], np.ndarray]:
+    folder = store.open(score)
+    record = json.loads((folder / "score.json").read_text())
+    return record, np.load(folder / "influence.npy")
+
+
+def _drawn(
+    store: Store, scored: Scored, metric: Metric, cell: Mapping[str, Any], loaded: list
+) -> tuple[float, float] | None:
+    """Percentile interval of a metric without influence values, over people and replicates.
+
+    Draw b resamples the same people in every replicate, and replicates with replacement.
+    """
+    targets = [c["target"] for c in loaded[0][0]["cells"] if c["metric"] == metric.name]
+    place = targets.index(cell["target"])
+    files = [store.open(score) / f"draws_{metric.name}.npy" for score in scored.scores]
+    if not files[0].exists():
+        return None
+    draws = np.stack([np.load(file)[:, place] for file in files])
+    picked = np.random.default_rng(0).integers(len(draws), size=(draws.shape[1], len(draws)))
+    mean = np.take_along_axis(draws.T, picked, axis=1).mean(1)
+    lo, hi = np.nanquantile(mean, [0.025, 0.975])
+    return float(lo), float(hi)
