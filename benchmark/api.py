@@ -215,13 +215,14 @@ class Variant:
     """A named setting that a paper reports as its own row.
 
     ``role``: only ``ranked`` variants enter rankings; ``reference`` rows stand beside them and
-    ``control`` rows test a claim.
+    ``control`` rows test a claim. ``head`` ties this variant to a head, as `Method.head` does all.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     tracks: tuple[str, ...] = ("harmonised", "paper")
     role: Literal["ranked", "reference", "control"] = "ranked"
     summary: str = ""
+    head: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,9 +239,14 @@ class Method(Trainable):
     two_tower: ClassVar[bool] = False
     """Whether ``project_ecg`` and ``project_cmr`` map both modalities into one space."""
 
+    variant: str = field(default="", compare=False, metadata={"identity": False})
+    """Name it was asked for by; what a track fixes may leave nothing else to know it from."""
+
     @property
     def label(self) -> str:
         """Name of the variant that these fields are, or of the class."""
+        if self.variant:
+            return self.variant
         fits = {
             name: len(variant.fields)
             for name, variant in self.variants.items()
@@ -321,6 +327,8 @@ class Task(Spec):
     reference: ClassVar[Mapping[str, str]]
     """Modality to the method all others are compared with."""
     units: ClassVar[Mapping[str, str]] = {}
+    supervision: ClassVar[str] = ""
+    """Task whose targets label-using methods learn, at all labels; empty: this one's."""
     needs: ClassVar[tuple[str, ...]] = ()
     """What a cohort must hold for its people to have targets: ``cmr`` for CMR phenotypes."""
     minimum_training: ClassVar[int] = 0

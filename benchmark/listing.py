@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.api import UserError
 from benchmark.registry import MethodEntry, registry, suggestion, track_module
+from benchmark.stage import UNSET, bind
 
 if TYPE_CHECKING:
     from benchmark.engine.store import Store
@@ -69,11 +70,15 @@ def _methods(scale: str | None) -> list[dict[str, Any]]:
 
 
 def count_parameters(entry: MethodEntry, scale: str, track: str = "harmonised") -> int:
-    """Return the number of trainable values in all parts of a method."""
+    """Return the number of parameters in all parts of a method, frozen ones and copies included.
+
+    A method that learns a task's targets is built for the first task that has its own.
+    """
     scales = track_module(track).SCALES
     if scale not in scales:
         raise UserError(f"no scale is called {scale!r}; {suggestion(scale, scales)}")
-    method = entry.on_track(track, scale)
+    task = next((task for task in registry().tasks.values() if not task.supervision), UNSET)
+    method = bind(entry.on_track(track, scale), task=task)
     encoders = method.build({name: view.shape for name, view in method.views().items()})
     return sum(parameter.numel() for parameter in encoders.parameters())
 

@@ -57,7 +57,7 @@ class MethodEntry:
 
     def on_track(self, track: str, scale: str) -> Method:
         """Return the method with everything the track fixes, cohort and seed still unset."""
-        method = self.cls().replace(**self.variant.fields)
+        method = self.cls().replace(**self.variant.fields, variant=self.name)
         module = track_module(track)
         return rewrite(method, lambda spec: module.overrides(spec, scale))
 

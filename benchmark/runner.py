@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Cohort, Context, Task, Trainable, UserError
 from benchmark.engine.progress import Report, Reporter, print_plan
@@ -14,10 +14,17 @@ from benchmark.engine.store import Store
 from benchmark.registry import MethodEntry, registry, suggestion, track_module
 from benchmark.stage import Stage, bind
 
+if TYPE_CHECKING:
+    from benchmark.evaluation.score import Score
+    from benchmark.reports.boards import TaskInfo
+    from benchmark.reports.ceilings import Ceilings
+
 FRACTIONS = (1.0, 0.1, 0.01)
 MOST_REPLICATES = 20
 FINETUNE_ANYWHERE = ("full",)
 """Scales at which the finetune head runs at every fraction; elsewhere only at 1.0."""
+ORACLE_PEOPLE = {"smoke": 5_000}
+"""People an oracle is fitted on where the usual number is not worth the wait."""
 MODALITIES = {"ecg": "ECG", "cmr": "CMR", "covariates": "covariates"}
 
 
@@ -134,13 +141,14 @@ def jobs_of(
     from benchmark.evaluation.score import Score
 
     unbound = entry.on_track(request.track, request.scale)
-    head = entry.cls.head or "linear"
+    head = entry.head
+    supervision = registry().task(task.supervision) if task.supervision else task
 
     def job(stage: Stage, head: str, modality: str, fraction: float) -> Job:
         score = Score(head=stage, metrics=task.metrics)
         return Job(entry, task, head, modality, fraction, replicate, score)
 
-    method = bind(unbound, cohort=cohort, seed=replicate, task=task, fraction=1.0)
+    method = bind(unbound, cohort=cohort, seed=replicate, task=supervision, fraction=1.0)
     if not {*method.modalities, *task.needs} <= set(cohort.modalities):
         return
     modality = method.modalities[0]
@@ -154,7 +162,14 @@ def jobs_of(
         return
     for fraction in request.fractions:
         shared = {"task": task, "fraction": fraction, "seed": replicate}
-        method = bind(unbound, cohort=cohort, **shared)
+        learned = supervision.digest == task.digest
+        method = bind(
+            unbound,
+            cohort=cohort,
+            seed=replicate,
+            task=supervision,
+            fraction=fraction if learned else 1.0,
+        )
         if head == "finetune":
             if fraction < 1 and request.scale not in FINETUNE_ANYWHERE:
                 continue
@@ -176,9 +191,6 @@ def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, 
     everything = replace(request, fractions=tuple({*FRACTIONS, *request.fractions}))
     cohort = request.make_cohort()
 
-    def usable(score: Stage) -> bool:
-        return store.has(score.digest) and store.damage(score) is None
-
     found: dict[str, dict[tuple, tuple]] = {}
     for name, entry in registry().methods.items():
         if request.track not in entry.variant.tracks:
@@ -188,7 +200,7 @@ def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, 
             grown = False
             for job in jobs_of(entry, task, cohort, replicate, everything):
                 key = (job.head, job.modality, job.fraction)
-                if len(groups.get(key, ())) == replicate and usable(job.score):
+                if len(groups.get(key, ())) == replicate and _usable(job.score, store):
                     groups[key] = (*groups.get(key, ()), job.score)
                     grown = True
             if not grown:
@@ -196,6 +208,53 @@ def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, 
         if groups:
             found[name] = groups
     return found
+
+
+def _usable(score: Stage, store: Store) -> bool:
+    return store.has(score.digest) and store.damage(score) is None
+
+
+def ceilings_of(request: Request, task: Task) -> dict[str, Score]:
+    """Return the score stages that are the task's ceilings, by what their oracle sees."""
+    from benchmark.evaluation.oracle import PEOPLE, ceiling_scores
+
+    return ceiling_scores(task, request.make_cohort(), ORACLE_PEOPLE.get(request.scale, PEOPLE))
+
+
+def open_ceilings(request: Request, task: Task, store: Store) -> Ceilings | None:
+    """Return the ceilings that are in the store; None without any."""
+    from benchmark.reports.ceilings import Ceilings
+
+    scores = {n: s for n, s in ceilings_of(request, task).items() if _usable(s, store)}
+    return Ceilings.of(scores, store) if scores else None
+
+
+def record_ceilings(request: Request, task: Task, ceilings: Ceilings, leaderboards: Path) -> None:
+    """Write a task's ceilings, with one for every list of targets that a recorded row averages."""
+    from benchmark.reports.ceilings import write_ceilings
+    from benchmark.reports.rows import read_rows
+
+    folder, fingerprint = board_folder(request), request.make_cohort().digest
+    results = [
+        row["result"]
+        for file in read_rows(leaderboards / "rows" / folder)
+        for row in file["rows"]
+        if file["task"] == task.name
+    ]
+    averaged = {
+        tuple(result["targets"])
+        for result in results
+        if result.get("targets")
+        and (result["task_version"], result["cohort_fingerprint"]) == (task.version, fingerprint)
+    }
+    header = {
+        "cohort": request.cohort,
+        "preset": None if request.preset == "default" else request.preset,
+        "scale": request.scale,
+        "cohort_fingerprint": fingerprint,
+    }
+    section = ceilings.section(task.version, averaged)
+    write_ceilings(leaderboards / folder, header, task.name, section)
 
 
 def bring(
@@ -242,17 +301,25 @@ def run(
         reporter.line(f"not applicable: {text}")
     if not wanted.jobs:
         raise UserError("none of the methods applies to the task: nothing to run")
-    targets = list({job.score.digest: job.score for job in wanted.jobs}.values())
+    scores = [job.score for job in wanted.jobs]
+    for task in {job.task.name: job.task for job in wanted.jobs}.values():
+        scores += ceilings_of(request, task).values()
+    targets = list({score.digest: score for score in scores}.values())
     print_plan(targets, store, reporter)
     if dry_run:
         return Outcome()
     report = bring(targets, store, device=device, workers=workers, reporter=reporter)
     outcome = Outcome(report=report)
     for task in map(registry().task, request.tasks):
-        files = own_files(request, task, store)
+        ceilings = open_ceilings(request, task, store)
+        files = own_files(request, task, store, ceilings)
         outcome.files += files
         outcome.kept += record(files, leaderboards)
+        if ceilings is not None:
+            record_ceilings(request, task, ceilings, leaderboards)
         outcome.boards.append(render_board(request, task, leaderboards))
+        for text in leak_alarm(request, task, leaderboards):
+            reporter.line(f"LEAK ALARM on {task.name}: {text}")
     return outcome
 
 
@@ -283,9 +350,12 @@ class Outcome:
         return self.report is None or self.report.ok
 
 
-def own_files(request: Request, task: Task, store: Store) -> list[dict[str, Any]]:
+def own_files(
+    request: Request, task: Task, store: Store, ceilings: Ceilings | None
+) -> list[dict[str, Any]]:
     """Return the rows files of the requested methods, from the scores in the store."""
-    from benchmark.reports.collect import Scored, rows_file
+    from benchmark.reports.cells import Scored
+    from benchmark.reports.collect import rows_file
 
     files = []
     available = {
@@ -307,9 +377,8 @@ def own_files(request: Request, task: Task, store: Store) -> list[dict[str, Any]
             "uses_labels": entry.uses_labels,
         }
         others = [theirs for other, theirs in available.items() if other != name]
-        files.append(
-            rows_file(header, available[name], others, task.primary, task.reference, store)
-        )
+        compared = (others, task.primary, task.reference, store, ceilings)
+        files.append(rows_file(header, available[name], *compared))
     return files
 
 
@@ -332,8 +401,9 @@ def prepare_folder(request: Request, leaderboards: Path) -> None:
     Raises
     ------
     UserError
-        When it cannot be written to or holds something that is no rows file.
+        When it cannot be written to or holds something that is no rows file, or no ceilings.
     """
+    from benchmark.reports.ceilings import read_ceilings
     from benchmark.reports.rows import read_rows
 
     rows = leaderboards / "rows" / board_folder(request)
@@ -346,14 +416,32 @@ def prepare_folder(request: Request, leaderboards: Path) -> None:
     if not writable:
         raise UserError(f"cannot write to {leaderboards}: no permission")
     read_rows(rows)
+    read_ceilings(leaderboards / board_folder(request))
 
 
 def render_board(request: Request, task: Task, leaderboards: Path) -> Path:
-    """Render a task's board from the rows alone; return the Markdown file."""
-    from benchmark.reports.boards import Expected, TaskInfo, render
+    """Render a task's board from rows and ceilings alone; return the Markdown file."""
+    from benchmark.reports.boards import render
+
+    name = board_folder(request)
+    render(leaderboards / "rows" / name, leaderboards / name, board_of(request, task))
+    return leaderboards / name / f"{task.name}.md"
+
+
+def leak_alarm(request: Request, task: Task, leaderboards: Path) -> list[str]:
+    """Return what the leak alarm of a task's board says; nothing when all is well."""
+    from benchmark.reports.boards import leaks
+
+    name = board_folder(request)
+    return leaks(leaderboards / "rows" / name, leaderboards / name, board_of(request, task))
+
+
+def board_of(request: Request, task: Task) -> TaskInfo:
+    """Return what a board needs to know of its task."""
+    from benchmark.reports.boards import Expected, TaskInfo
 
     cohort = request.make_cohort()
-    info = TaskInfo(
+    return TaskInfo(
         name=task.name,
         title=task.title,
         version=task.version,
@@ -373,10 +461,8 @@ def render_board(request: Request, task: Task, leaderboards: Path) -> Path:
         fractions=(1.0,) if task.predict is not None else FRACTIONS,
         heads=("none",) if task.predict is not None else ("linear",),
         fingerprint=cohort.digest,
+        ceilings=bool(ceilings_of(request, task)),
     )
-    name = board_folder(request)
-    render(leaderboards / "rows" / name, leaderboards / name, info)
-    return leaderboards / name / f"{task.name}.md"
 
 
 def _places(entry: MethodEntry, task: Task, request: Request) -> frozenset[tuple[str, float]]:

@@ -34,6 +34,7 @@ class Retrieval(Phenotype):
     )
     primary: ClassVar[Mapping[str, str]] = {"ecg": "P@10", "ecg-cmr": "P@10"}
     reference: ClassVar[Mapping[str, str]] = {"ecg": "mae", "ecg-cmr": "ptacl-global"}
+    supervision: ClassVar[str] = "phenotype"
     minimum_training: ClassVar[int] = 0
 
     def predict(self, embedding: Any, modality: str) -> Retrieve:

@@ -18,14 +18,14 @@ def shared_store(tmp_path_factory):
 def ecgcmr(tmp_path):
     """Run the command line in a process of its own."""
 
-    def call(*arguments, store, check=True, **environment):
+    def call(*arguments, store, check=True, timeout=300, **environment):
         done = subprocess.run(
             [sys.executable, "-m", "benchmark.cli", *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, "ECGCMR_STORE": str(store), **environment},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
         )
         assert "Traceback" not in done.stderr, done.stderr
         if check:

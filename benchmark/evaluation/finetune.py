@@ -54,7 +54,7 @@ class FineTune(Trainable):
         from benchmark.encoders import Encoders
 
         encoder = getattr(self.method.build(shapes), self.modality)
-        output = _output(encoder, len(self.task.target_names))
+        output = _output(encoder, self.task)
         return Encoders(**{self.modality: encoder}, output=output)
 
     def initial_weights(self) -> dict[str, Stage]:
@@ -66,31 +66,14 @@ class FineTune(Trainable):
         return self.task.targets(cohort)
 
     def fit(self, encoders: Encoders, people: Any) -> None:
-        """Set the weight of a positive to negatives per positive, at most 100."""
-        if self.task.kind == "classification":
-            import torch
-
-            share = np.nanmean(people.labels, axis=0).clip(1e-9, 1)
-            weight = ((1 - share) / share).clip(1, 100)
-            encoders.output.positive_weight.copy_(torch.from_numpy(weight))
+        """Weigh positives by their share among the labelled people."""
+        encoders.output.supervision.fit(people.labels)
 
     def loss(self, encoders: Encoders, batch: Batch) -> dict[str, torch.Tensor]:
         """Cross-entropy or squared error over the observed targets."""
-        import torch.nn.functional as F  # noqa: N812
-
         x = getattr(self.method, f"{self.modality}_input")(batch)
-        output = encoders.output(getattr(encoders, self.modality)(x))
-        observed = batch.labels.isfinite()
-        target = batch.labels.nan_to_num()
-        if self.task.kind == "classification":
-            weight = encoders.output.positive_weight
-            # Divided by the total weight: the loss of a coin is log 2 whatever the prevalence.
-            importance = observed * (1 + target * (weight - 1))
-            error = F.binary_cross_entropy_with_logits(output, target, reduction="none")
-        else:
-            importance = observed.float()
-            error = (output - target).square()
-        return {"supervised": (error * importance).sum() / importance.sum().clamp(min=1)}
+        pooled = encoders.output.pool(getattr(encoders, self.modality)(x))
+        return {"supervised": encoders.output.supervision.loss(pooled, batch.labels)}
 
     def predictions(self, folder: Path, cohort: CohortData) -> Predictions:
         """Return targets and predictions of the test people."""
@@ -121,7 +104,8 @@ class FineTune(Trainable):
                         encoders.output.pool(encoder(x[..., crop]))
                         for crop in view.crops() or (slice(None),)
                     ]
-                    out.append(encoders.output.linear(torch.stack(pooled).mean(0)).cpu().numpy())
+                    mean = torch.stack(pooled).mean(0)
+                    out.append(encoders.output.supervision(mean).cpu().numpy())
             values = np.concatenate(out).astype(np.float64)
             return values * scaling["deviation"] + scaling["mean"]
 
@@ -129,9 +113,10 @@ class FineTune(Trainable):
         record_fit(context, self.task.targets(cohort), cohort.labelled(self.seed, self.fraction))
 
 
-def _output(encoder: torch.nn.Module, targets: int) -> torch.nn.Module:
-    import torch
+def _output(encoder: torch.nn.Module, task: Task) -> torch.nn.Module:
     from torch import nn
+
+    from benchmark.engine.supervision import Supervision
 
     width, attend = encoder.width, hasattr(encoder, "tokens")
 
@@ -141,8 +126,8 @@ def _output(encoder: torch.nn.Module, targets: int) -> torch.nn.Module:
             if attend:
                 self.attention = nn.MultiheadAttention(width, max(1, width // 64), batch_first=True)
                 self.norm = nn.LayerNorm(width)
-            self.linear = nn.Linear(width, targets)
-            self.register_buffer("positive_weight", torch.ones(targets))
+            targets = len(task.target_names)
+            self.supervision = Supervision(width, targets, task.kind == "classification")
 
         def pool(self, features: Features) -> torch.Tensor:
             if not attend:
@@ -150,8 +135,5 @@ def _output(encoder: torch.nn.Module, targets: int) -> torch.nn.Module:
             query = features.tokens.mean(1, keepdim=True)
             pooled, _ = self.attention(query, features.tokens, features.tokens, need_weights=False)
             return self.norm(pooled[:, 0])
-
-        def forward(self, features: Features) -> torch.Tensor:
-            return self.linear(self.pool(features))
 
     return Output()
