@@ -154,6 +154,8 @@ class Trainable(Stage):
     """
 
     threads: ClassVar[int] = 2
+    unlabelled: ClassVar[bool] = False
+    """Whether a stage with labels learns from training people outside its fraction as well."""
     cohort: Cohort = UNSET
     seed: int = UNSET
     recipe: Recipe = Recipe()

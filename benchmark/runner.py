@@ -63,10 +63,11 @@ class Request:
         return registry().cohort(self.cohort).at(self.scale, self.preset)
 
 
-def expand(names: str, kind: str) -> tuple[str, ...]:
-    """Resolve ``mae,ptacl``, ``all`` or (for methods) ``references`` into names."""
+def expand(names: str, kind: str, track: str = "harmonised") -> tuple[str, ...]:
+    """Resolve ``mae,ptacl``, ``all`` or (for methods) ``references`` into names of the track."""
     known = registry()
-    table = known.methods if kind == "method" else known.tasks
+    methods = {n: e for n, e in known.methods.items() if track in e.variant.tracks}
+    table = methods if kind == "method" else known.tasks
     chosen: dict[str, None] = {}
     for name in (part.strip() for part in names.split(",")):
         if not name:
@@ -74,7 +75,7 @@ def expand(names: str, kind: str) -> tuple[str, ...]:
         if name == "all":
             chosen.update(dict.fromkeys(table))
         elif name == "references" and kind == "method":
-            roles = {n: e.variant.role for n, e in known.methods.items()}
+            roles = {n: e.variant.role for n, e in methods.items()}
             chosen.update(dict.fromkeys(n for n, role in roles.items() if role == "reference"))
         else:
             (known.method if kind == "method" else known.task)(name)

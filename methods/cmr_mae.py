@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmark.api import Batch, Method, Recipe, View
+from benchmark.api import Batch, Method, Recipe, Variant, View
 from methods.blocks.augment import CMRAugment
 from methods.blocks.backbones import CMRViT
 from methods.blocks.masked_autoencoder import Decoder, mask_and_reconstruct
@@ -23,9 +23,13 @@ class CMRMAE(Method):
 
     Selivanov et al., MICCAI 2025, section 2: space-time patches, 90% hidden, mean squared error on
     the hidden patches alone. Decoder: 1 layer, 4 heads; its width is unstated, 256 declared here.
+    By itself it is a reference: what the images tell without labels and without any ECG.
     """
 
     paper: ClassVar[str] = "Selivanov et al., MICCAI 2025"
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "cmr-mae": Variant(tracks=("harmonised",), role="reference")
+    }
     kind: ClassVar[str] = "cmr-pretraining"
 
     cmr_encoder: CMRViT = CMRViT()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmark.api import Batch, Method, Recipe, View
+from benchmark.api import Batch, Method, Recipe, Variant, View
 from methods.blocks.augment import CMRAugment
 from methods.blocks.backbones import CMRViT
 
@@ -21,10 +21,14 @@ class CMRSimCLR(Method):
     """Contrastive pretraining of the image encoder, as MMCL starts from it.
 
     Turgut et al. 2025, section 3.2 after Chen et al. 2020: two augmented views of one person's
-    images attract, all other views of the batch repel.
+    images attract, all other views of the batch repel. On the cine it is a reference, as in PTACL
+    (Selivanov et al. 2025, Table 2): what the images tell without labels and without any ECG.
     """
 
     paper: ClassVar[str] = "Turgut et al., Medical Image Analysis 101 (2025) 103451"
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "cmr-simclr": Variant(tracks=("harmonised",), role="reference")
+    }
     kind: ClassVar[str] = "cmr-pretraining"
 
     cmr_encoder: CMRViT = CMRViT()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from benchmark.api import Batch, Method, Recipe, Variant, View
 from methods.blocks.augment import CMRAugment
-from methods.blocks.backbones import CMRResNet50
+from methods.blocks.backbones import CMRResNet50, CMRSwinT
 
 if TYPE_CHECKING:
     import torch
@@ -31,12 +31,12 @@ class CMRSupervised(Method):
     }
     head: ClassVar[str] = "finetune"
 
-    cmr_encoder: CMRResNet50 = CMRResNet50()
+    cmr_encoder: CMRResNet50 | CMRSwinT = CMRResNet50()
     cmr_augment: CMRAugment = CMRAugment()
     recipe: Recipe = Recipe()
 
     def views(self) -> dict[str, View]:
-        """Read the three phases."""
+        """Read the CMR view of the encoder."""
         return {"cmr": self.cmr_encoder.view(self.cohort)}
 
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:

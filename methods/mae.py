@@ -27,7 +27,14 @@ class MAE(ECGMethod):
     """
 
     paper: ClassVar[str] = "Turgut et al., Medical Image Analysis 101 (2025) 103451"
-    variants: ClassVar[Mapping[str, Variant]] = {"mae": Variant(tracks=("harmonised",))}
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "mae": Variant(tracks=("harmonised",)),
+        "eccl-wo-cl": Variant(
+            tracks=("harmonised",),
+            head="finetune",
+            summary="ECCL's ablation without alignment: masked data modelling, then fine-tuning.",
+        ),
+    }
 
     mask_ratio: float = 0.8
     mse_weight: float = 0.9

@@ -1,28 +1,34 @@
 """What holds for every method in the registry."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from benchmark.api import Batch
+from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES
 from benchmark.cohorts.simulated import SimulatedCohort
 from benchmark.engine.training import build
+from benchmark.listing import count_parameters
 from benchmark.registry import registry
 from benchmark.stage import Stage, bind
-from methods.blocks.backbones import CMRViT, ECGViT
+from methods.blocks.backbones import CMRSwinT, CMRViT, ECGViT
 from methods.blocks.masked_autoencoder import Decoder
-from methods.blocks.vit import patchify
+from methods.blocks.vit import normalised_projector, patchify, projector
 
 COHORT = SimulatedCohort(people=300)
+BOUND = {"cohort": COHORT, "seed": 0, "task": registry().task("phenotype"), "fraction": 1.0}
 NAMES = sorted(registry().methods)
+PHENOTYPES = pd.DataFrame(columns=PHENOTYPE_NAMES)
 TRAINED = [n for n in NAMES if registry().method(n).on_track("harmonised", "smoke").trained]
 
 
 def make(name, scale="smoke"):
     entry = registry().method(name)
-    return bind(entry.on_track("harmonised", scale), cohort=COHORT, seed=0)
+    return bind(entry.on_track("harmonised", scale), **BOUND)
 
 
 def batch_for(method, people=6, training=True):
@@ -35,7 +41,10 @@ def batch_for(method, people=6, training=True):
             views[name] = peaks
         else:
             views[name] = torch.rand(people, *view.shape, generator=generator)
-    return Batch(views, training=training, progress=0.5)
+    labels = None
+    if (table := method.labels(SimpleNamespace(phenotypes=PHENOTYPES))) is not None:
+        labels = torch.randn(people, len(table.columns), generator=generator)
+    return Batch(views, training=training, progress=0.5, labels=labels)
 
 
 def parts(method):
@@ -50,7 +59,7 @@ def parts(method):
 def test_identity_is_the_same_for_equal_fields(name):
     assert make(name).digest == make(name).digest
     unbound = registry().method(name).on_track("harmonised", "smoke")
-    changed = bind(unbound, cohort=COHORT, seed=1)
+    changed = bind(unbound, **BOUND | {"seed": 1})
     assert changed.digest != make(name).digest
     assert changed.recipe_digest == make(name).recipe_digest
 
@@ -71,7 +80,9 @@ def test_every_trainable_parameter_receives_a_gradient(name):
         without = [
             n
             for n, p in encoders.named_parameters()
-            if id(p) not in frozen and (p.grad is None or not p.grad.abs().sum() > 0)
+            if p.requires_grad
+            and id(p) not in frozen
+            and (p.grad is None or not p.grad.abs().sum() > 0)
         ]
         # The keys' bias shifts all scores of a softmax alike: its gradient is zero by symmetry.
         assert not without, f"{method.label}: {without}"
@@ -107,6 +118,8 @@ def test_features_do_not_depend_on_the_batch(name):
 
 def test_methods_share_one_ecg_autoencoder():
     mae = make("mae")
+    assert make("eccl").ecg.digest == mae.digest
+    assert make("dual-phase").ecg.digest == mae.digest
     assert make("mmcl").ecg.digest == mae.digest
     assert make("ptacl").ecg.digest == mae.digest
     assert make("ptacl-global").cmr.digest == make("ptacl").cmr.digest
@@ -127,8 +140,13 @@ def test_variants_differ_where_their_papers_say():
     assert make("ptacl-global").local_weight == 0
     assert "r_peaks" not in make("ptacl-global").views()
     assert make("mmcl-wo-mdm").ecg is None
-    assert make("ptacl").label == "ptacl"
-    assert make("ptacl-global").label == "ptacl-global"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_is_called_what_it_was_asked_for_by(name):
+    method = make(name)
+    assert method.label == name
+    assert method.replace(variant="").digest == method.digest
 
 
 def test_harmonised_methods_share_backbone_recipe_and_augmentation():
@@ -171,6 +189,34 @@ def test_mmcl_decoder_has_the_papers_parameter_count():
     assert count(Decoder().build(encoder, 10_000.0)) == 1_704_548
 
 
+def test_swin_t_has_the_papers_parameter_count():
+    network = CMRSwinT().build()
+    assert count(network.trunk.patch_embed.proj) == 76_896
+    # torchvision's Swin-T has 28_288_354, of which 769_000 are the 1000-class layer; 47 channels
+    # more make 47 x 4 x 4 inputs more of the 96 that embed a patch.
+    assert count(network) == 28_288_354 - 769_000 + 47 * 16 * 96
+
+
+@pytest.mark.parametrize(
+    ("network", "parameters"),
+    [
+        (projector(384, 512, 128), 262_784),
+        (normalised_projector(384, 4096, 256), 2_629_888),
+        (normalised_projector(256, 4096, 256), 2_105_600),
+        (normalised_projector(384, 8192, 8192), 70_279_168),
+    ],
+    ids=["mmcl", "byol", "byol-predictor", "barlowtwins"],
+)
+def test_projectors_have_the_papers_parameter_counts(network, parameters):
+    assert count(network) == parameters
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_can_be_counted_before_anything_is_bound(name):
+    counted = count_parameters(registry().method(name), "smoke")
+    assert (counted > 0) == (name not in ("tabular", "ecg-features"))
+
+
 def test_token_counts():
     assert ECGViT().build().tokens == 300
     assert ECGViT(width=512, depth=1, heads=8, patch=50).build().tokens == 600
@@ -192,4 +238,10 @@ def test_fields_hold_only_what_a_digest_may(name):
         value = getattr(method, field.name)
         assert not isinstance(value, list | dict), field.name
     assert isinstance(method, Stage)
-    assert not method.uses_labels
+
+
+def test_label_use_is_derived_from_the_stages():
+    using = {n for n in NAMES if make(n).uses_labels}
+    eccl = {"eccl", "eccl-wo-ssl", "eccl-triplet", "eccl-wo-task-loss"}
+    dual = {"dual-phase", "dual-phase-3d-ed", "dual-phase-2d", "dual-phase-2d-time"}
+    assert using == eccl | dual | {"mmcl-label-frozen"}

@@ -15,8 +15,9 @@ def test_expand():
     assert expand("mae, ptacl,mae", "method") == ("mae", "ptacl")
     assert set(expand("references", "method")) == {
         *("random-init", "supervised", "tabular", "ecg-features"),
-        *("cmr-supervised", "cmr-swin", "cmr-mae", "cmr-simclr", "cmr-random-init"),
+        *("cmr-supervised", "cmr-mae", "cmr-simclr", "cmr-random-init"),
     }
+    assert "cmr-swin" not in expand("all", "method"), "it belongs to another track"
     assert set(expand("all", "task")) == {"cvd", "phenotype", "retrieval"}
 
 
@@ -34,12 +35,11 @@ def test_jobs_per_fraction_and_replicate():
 
 
 def test_heads_that_methods_are_tied_to():
-    names = ("supervised", "cmr-supervised", "cmr-swin", "cmr-mae", "eccl-wo-cl", "tabular", "mae")
+    names = ("supervised", "cmr-supervised", "cmr-mae", "eccl-wo-cl", "tabular", "mae")
     jobs = {m: plan(request([m], ["cvd"])).jobs[0] for m in names}
     assert {m: (job.head, job.modality) for m, job in jobs.items()} == {
         "supervised": ("finetune", "ecg"),
         "cmr-supervised": ("finetune", "cmr"),
-        "cmr-swin": ("finetune", "cmr"),
         "cmr-mae": ("linear", "cmr"),
         "eccl-wo-cl": ("finetune", "ecg"),
         "tabular": ("xgboost", "covariates"),

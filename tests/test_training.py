@@ -23,11 +23,13 @@ from benchmark.stage import bind
 from methods.mae import MAE
 
 COHORT = SimulatedCohort(people=300)
+FREEZING = ("ptacl", "ptacl-cossim", "eccl", "dual-phase", "mmcl-label-frozen")
 
 
 def make(name, **more):
     unbound = registry().method(name).on_track("harmonised", "smoke")
-    return bind(unbound, cohort=COHORT, seed=0, **more)
+    bound = {"task": registry().task("phenotype"), "fraction": 1.0} | more
+    return bind(unbound, cohort=COHORT, seed=0, **bound)
 
 
 @pytest.fixture(scope="module")
@@ -121,17 +123,28 @@ def test_poison_in_a_training_person_is_noticed(tmp_path, artifacts):
         run(method, tmp_path / "run", changed)
 
 
-def test_labels_outside_the_fraction_never_reach_training(tmp_path, artifacts):
+def finetune_half():
+    method, task = make("supervised"), registry().task("phenotype")
+    return FineTune(method=method, cohort=COHORT, seed=0, task=task, fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        finetune_half,
+        lambda: make("eccl", fraction=0.5),
+        lambda: make("eccl", fraction=0.5).cmr,
+        lambda: make("dual-phase", fraction=0.5).cmr,
+    ],
+    ids=["finetune", "eccl", "cmr-labelled", "phase-supervised"],
+)
+def test_labels_outside_the_fraction_never_reach_training(tmp_path, artifacts, made):
     cohort = CohortData(artifacts[COHORT.digest])
-    task = registry().task("phenotype")
-    head = FineTune(
-        method=make("supervised"),
-        cohort=COHORT,
-        seed=0,
-        task=task,
-        fraction=0.5,
-        recipe=Recipe(updates=6, rounds=2, batch_size=8),
-    )
+    head = made().replace(recipe=Recipe(updates=6, rounds=2, batch_size=8))
+    whole = make("eccl").initial_weights()
+    for part, stage in head.initial_weights().items():  # whose labels do not matter here
+        if stage.digest not in artifacts:
+            artifacts = {**artifacts, stage.digest: artifacts[whole[part].digest]}
     outside = np.setdiff1d(
         np.arange(300), np.r_[cohort.labelled(0, 0.5), cohort.rows("validation")]
     )
@@ -145,8 +158,28 @@ def test_labels_outside_the_fraction_never_reach_training(tmp_path, artifacts):
     assert same(clean, changed)
 
 
-def test_frozen_parts_stay_bit_identical(tmp_path, artifacts):
-    method = make("ptacl")
+def test_pairs_without_labels_are_aligned_all_the_same(tmp_path, artifacts):
+    cohort = CohortData(artifacts[COHORT.digest])
+    counts = {}
+    for name, method in {"eccl": make("eccl", fraction=0.1), "guide": make("eccl").cmr}.items():
+        method = method.replace(recipe=Recipe(updates=2, rounds=1, batch_size=8), fraction=0.1)
+        starts = {
+            s.digest: artifacts[o.digest]
+            for s, o in zip(
+                method.initial_weights().values(),
+                make("eccl").initial_weights().values(),
+                strict=False,
+            )
+        }
+        run(method, tmp_path / name, artifacts | starts)
+        record = json.loads((tmp_path / name / "out" / "history.json").read_text())
+        counts[name] = record["training_people"]
+    assert counts == {"eccl": len(cohort.rows("train")), "guide": len(cohort.labelled(0, 0.1))}
+
+
+@pytest.mark.parametrize("name", FREEZING)
+def test_frozen_parts_stay_bit_identical(tmp_path, artifacts, name):
+    method = make(name)
     trained, _ = run(method, tmp_path, artifacts)
     for part, source in method.initial_weights().items():
         before = load_file(artifacts[source.digest] / "weights.safetensors")
@@ -155,6 +188,23 @@ def test_frozen_parts_stay_bit_identical(tmp_path, artifacts):
         for name, parameter in getattr(encoders, part).named_parameters():
             equal = torch.equal(before[f"{part}.{name}"], trained[f"{part}.{name}"])
             assert equal == (id(parameter) in frozen), f"{part}.{name}"
+
+
+@pytest.mark.parametrize("name", FREEZING)
+def test_frozen_parts_train_in_evaluation_mode(tmp_path, artifacts, monkeypatch, name):
+    method, modes, loss = make(name), set(), type(make(name)).loss
+
+    def watched(self, encoders, batch):
+        if batch.training:
+            frozen = {m for top in self.frozen(encoders) for m in top.modules()}
+            modes.update(
+                (m in frozen, m.training) for m in encoders.modules() if not [*m.children()]
+            )
+        return loss(self, encoders, batch)
+
+    monkeypatch.setattr(type(method), "loss", watched)
+    run(method.replace(recipe=Recipe(updates=4, rounds=2, batch_size=8)), tmp_path, artifacts)
+    assert modes == {(True, False), (False, True)}
 
 
 PASSES: list[int] = []

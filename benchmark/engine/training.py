@@ -221,8 +221,9 @@ def _validate(
 def _people(trainable: Trainable, context: Context) -> tuple[_People, _People, dict[str, Any]]:
     """Open the views and hand out training and validation rows; test rows stay here.
 
-    A stage with labels gets the training people whose label lies in its fraction; numbers that are
-    not 0/1 are z-scored with those people's mean and SD.
+    A stage with labels gets the training people whose label lies in its fraction, one that has use
+    for the unlabelled (`Trainable.unlabelled`) the others too, their labels missing; numbers that
+    are not 0/1 are z-scored with the labelled people's mean and SD.
     """
     cohort = CohortData(context.open(trainable.cohort))
     views = {name: open_view(view, context) for name, view in trainable.views().items()}
@@ -230,15 +231,20 @@ def _people(trainable: Trainable, context: Context) -> tuple[_People, _People, d
     validation = cohort.rows("validation")
     if table is None:
         return _People(views, cohort.rows("train"), None), _People(views, validation, None), {}
-    train = cohort.labelled(trainable.seed, trainable.fraction)
     values = table.to_numpy(np.float64)
-    train = train[np.isfinite(values[train]).any(axis=1)]
-    validation = validation[np.isfinite(values[validation]).any(axis=1)]
-    observed = values[train]
+    labelled = cohort.labelled(trainable.seed, trainable.fraction)
+    labelled = labelled[np.isfinite(values[labelled]).any(axis=1)]
+    observed = values[labelled]
     binary = np.isin(observed[np.isfinite(observed)], (0, 1)).all()
     mean = np.zeros(values.shape[1]) if binary else np.nanmean(observed, axis=0)
     deviation = np.ones(values.shape[1]) if binary else np.nanstd(observed, axis=0)
     values = (values - mean) / np.maximum(deviation, 1e-12)
+    if trainable.unlabelled:
+        train = cohort.rows("train")
+        values[np.setdiff1d(train, labelled)] = np.nan
+    else:
+        train = labelled
+        validation = validation[np.isfinite(values[validation]).any(axis=1)]
     scaling = {
         "targets": list(table.columns),
         "mean": mean.tolist(),

@@ -65,23 +65,23 @@ class CMRAugment(Spec):
     brightness: float = 0.05
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Augment (batch, 1, frames, rows, columns) in [0, 1]."""
+        """Augment (batch, channels, frames, rows, columns) in [0, 1]."""
         import torch
         import torch.nn.functional as F  # noqa: N812
 
-        n, _, frames, rows, columns = x.shape
-        x = x.reshape(n, frames, rows, columns)
+        shape, n, (rows, columns) = x.shape, len(x), x.shape[-2:]
+        x = x.flatten(1, 2)
         angle = (torch.rand(n, device=x.device) * 2 - 1) * self.rotation
         move = (torch.rand(n, 2, device=x.device) * 2 - 1) * (2 * self.shift)
         cos, sin = angle.cos(), angle.sin()
         theta = torch.stack(
             [torch.stack([cos, -sin, move[:, 0]], 1), torch.stack([sin, cos, move[:, 1]], 1)], 1
         )
-        grid = F.affine_grid(theta, [n, frames, rows, columns], align_corners=False)
+        grid = F.affine_grid(theta, [n, x.shape[1], rows, columns], align_corners=False)
         x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
         gain = 1 + self.contrast * torch.randn(n, 1, 1, 1, device=x.device)
         offset = self.brightness * torch.randn(n, 1, 1, 1, device=x.device)
-        return (x * gain + offset).reshape(n, 1, frames, rows, columns)
+        return (x * gain + offset).reshape(shape)
 
 
 def random_crop(x: torch.Tensor, samples: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmark.api import Cohort, View
-from benchmark.cohorts.views import CleanECG, MidSliceCine, ThreePhases
+from benchmark.cohorts.views import CleanECG, EDESVolumes, MidSliceCine, ThreePhases
 from benchmark.stage import Spec
 
 if TYPE_CHECKING:
+    from methods.blocks.phases import PhasesEncoder
     from methods.blocks.resnet import ResNet50
+    from methods.blocks.swin import SwinT
     from methods.blocks.vit import PatchViT
 
 LEADS = 12
@@ -55,7 +57,10 @@ class ECGViT(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class CMRViT(Spec):
-    """Cine transformer; the defaults are PTACL's (Selivanov et al. 2025)."""
+    """Cine transformer; the defaults are PTACL's (Selivanov et al. 2025).
+
+    ``spacing`` is the mm per pixel it sees; None is whatever the cohort has.
+    """
 
     width: int = 512
     depth: int = 4
@@ -63,6 +68,7 @@ class CMRViT(Spec):
     patch: tuple[int, int, int] = (2, 12, 12)
     frames: int = 26
     size: int = 84
+    spacing: float | None = None
     cls_token: bool = True
     position_base: float = 10_000.0
 
@@ -74,8 +80,8 @@ class CMRViT(Spec):
     def view(self, cohort: Cohort) -> View:
         """Return the mid-slice cine; three frames mean end-diastole, between, end-systole."""
         if self.frames == 3:
-            return ThreePhases(cohort=cohort, size=self.size)
-        return MidSliceCine(cohort=cohort, frames=self.frames, size=self.size)
+            return ThreePhases(cohort=cohort, size=self.size, spacing=self.spacing)
+        return MidSliceCine(cohort=cohort, frames=self.frames, size=self.size, spacing=self.spacing)
 
     def build(self) -> PatchViT:
         """Make the network with fresh weights."""
@@ -93,17 +99,80 @@ class CMRViT(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PhasesViT(Spec):
+    """A transformer for each phase of the short-axis stack, slices as depth.
+
+    ``phases`` names the ones that are read, of ``ed`` and ``es``; the width is that of one.
+    """
+
+    phases: tuple[str, ...] = ("ed", "es")
+    slices: int = 6
+    width: int = 512
+    depth: int = 4
+    heads: int = 8
+    patch: int = 12
+    size: int = 84
+    spacing: float | None = None
+    cls_token: bool = True
+    position_base: float = 10_000.0
+
+    def view(self, cohort: Cohort) -> View:
+        """Return the central slices at end-diastole and end-systole."""
+        return EDESVolumes(cohort=cohort, slices=self.slices, size=self.size, spacing=self.spacing)
+
+    def build(self) -> PhasesEncoder:
+        """Make the networks with fresh weights."""
+        from methods.blocks.phases import PhasesEncoder
+        from methods.blocks.vit import PatchViT
+
+        shape = (self.slices, self.size, self.size)
+        networks = [
+            PatchViT(
+                shape,
+                (1, self.patch, self.patch),
+                self.width,
+                self.depth,
+                self.heads,
+                self.cls_token,
+                self.position_base,
+            )
+            for _ in self.phases
+        ]
+        return PhasesEncoder(networks, [("ed", "es").index(phase) for phase in self.phases])
+
+
+@dataclass(frozen=True, kw_only=True)
 class CMRResNet50(Spec):
     """ResNet50 on three phases of the middle slice, MMCL's image encoder (Turgut et al. 2025)."""
 
     size: int = 210
+    spacing: float | None = None
 
     def view(self, cohort: Cohort) -> View:
         """Return end-diastole, the frame between, and end-systole."""
-        return ThreePhases(cohort=cohort, size=self.size)
+        return ThreePhases(cohort=cohort, size=self.size, spacing=self.spacing)
 
     def build(self) -> ResNet50:
         """Make the network with fresh weights."""
         from methods.blocks.resnet import ResNet50
 
         return ResNet50(3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CMRSwinT(Spec):
+    """Swin-T on the cine, frames as channels, ECCL's CMR encoder (Ding et al. 2024)."""
+
+    frames: int = 50
+    size: int = 224
+    spacing: float | None = None
+
+    def view(self, cohort: Cohort) -> View:
+        """Return the mid-slice cine."""
+        return MidSliceCine(cohort=cohort, frames=self.frames, size=self.size, spacing=self.spacing)
+
+    def build(self) -> SwinT:
+        """Make the network with fresh weights."""
+        from methods.blocks.swin import SwinT
+
+        return SwinT(self.frames, self.size)

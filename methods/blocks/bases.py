@@ -52,6 +52,21 @@ class ECGMethod(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContrastiveECG(ECGMethod):
+    """A method that compares two augmented windows of one recording."""
+
+    kind: ClassVar[str] = "ecg-contrastive"
+
+    def window(self, batch: Batch) -> torch.Tensor:
+        """Return a random augmented window of each ECG (batch, 12, samples).
+
+        On validation too: two equal windows would say nothing.
+        """
+        x, _ = random_crop(batch.ecg, self.ecg_encoder.samples)
+        return self.ecg_augment(x)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TwoTower(ECGMethod):
     """A method that aligns an ECG and a CMR encoder in one space of ``embedding`` dimensions."""
 

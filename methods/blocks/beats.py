@@ -72,3 +72,11 @@ def phase_alignment(
         return (per_person * valid).sum() / valid.sum().clamp(min=1)
 
     return 0.5 * direction(logits) + 0.5 * direction(logits.transpose(1, 2))
+
+
+def phase_similarity(
+    beats: torch.Tensor, phases: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """Minus the mean cosine of matching phases, over the people with a full beat (CosSim++)."""
+    per_person = -F.cosine_similarity(beats, phases, dim=-1).mean(-1)
+    return (per_person * valid).sum() / valid.sum().clamp(min=1)

@@ -7,7 +7,11 @@ import torch.nn.functional as F  # noqa: N812
 
 
 def clip_loss(
-    u: torch.Tensor, v: torch.Tensor, temperature: float, weight: float = 0.5
+    u: torch.Tensor,
+    v: torch.Tensor,
+    temperature: float,
+    weight: float = 0.5,
+    excluded: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-modal InfoNCE: ``weight`` of the u-anchored and 1 - ``weight`` of the v-anchored term.
 
@@ -15,6 +19,8 @@ def clip_loss(
     ----------
     u, v
         (batch, width), paired by row, not yet normalised.
+    excluded
+        (batch, batch) bool: pairs that are no negatives either.
 
     Notes
     -----
@@ -22,6 +28,9 @@ def clip_loss(
     pairs of one modality are no negatives.
     """
     logits = F.normalize(u, dim=-1) @ F.normalize(v, dim=-1).T / temperature
+    if excluded is not None:
+        # Not minus infinity: a batch of one person may have no pair left.
+        logits = logits.masked_fill(excluded, torch.finfo(logits.dtype).min)
     pairs = torch.arange(len(u), device=u.device)
     anchored_u = F.cross_entropy(logits, pairs)
     anchored_v = F.cross_entropy(logits.T, pairs)
@@ -36,6 +45,49 @@ def nt_xent(a: torch.Tensor, b: torch.Tensor, temperature: float) -> torch.Tenso
     logits = logits.masked_fill(itself, float("-inf"))
     partner = torch.arange(len(z), device=z.device).roll(len(a))
     return F.cross_entropy(logits, partner)
+
+
+def triplet_loss(anchor: torch.Tensor, other: torch.Tensor, margin: float) -> torch.Tensor:
+    """Semi-hard triplets from ``anchor`` to ``other``, as ECCL's ablation mines them.
+
+    d_ij is the Euclidean distance of anchor i to other j. Triplets with d_ii < d_ij < d_ii + margin
+    are averaged as d_ii - d_ij + margin; where a batch has none, those with d_ij < d_ii.
+
+    Parameters
+    ----------
+    anchor, other
+        (batch, width), paired by row, not normalised.
+    """
+    distance = torch.cdist(anchor, other, compute_mode="donot_use_mm_for_euclid_dist")
+    positive = distance.diagonal()[:, None]
+    excess = positive - distance + margin
+    others = ~torch.eye(len(anchor), dtype=torch.bool, device=anchor.device)
+    chosen = others & (distance > positive) & (excess > 0)
+    if not chosen.any():
+        chosen = others & (distance < positive)
+    return (excess * chosen).sum() / chosen.sum().clamp(min=1)
+
+
+def all_pairs_clip(views: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Average the symmetric `clip_loss` over all pairs of views.
+
+    Parameters
+    ----------
+    views
+        (views, batch, width), paired by person, not yet normalised.
+
+    Notes
+    -----
+    CLOCS (Kiyasseh et al. 2021), section 3.3, with one recording per patient.
+    """
+    n, people, _ = views.shape
+    z = F.normalize(views, dim=-1).flatten(0, 1)
+    logits = (z @ z.T / temperature).unflatten(0, (n, people)).unflatten(-1, (n, people))
+    # (view a, anchor person, view b): cross-entropy of finding the anchor's own segment in b.
+    own = logits.diagonal(dim1=1, dim2=3).transpose(1, 2)
+    loss = logits.logsumexp(-1) - own
+    different = ~torch.eye(n, dtype=torch.bool, device=z.device)
+    return loss.mean(1)[different].mean()
 
 
 def correlation_over_time(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

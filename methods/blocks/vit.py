@@ -119,3 +119,13 @@ def _initialise(module: nn.Module) -> None:
 def projector(width: int, hidden: int, out: int) -> nn.Sequential:
     """Linear-ReLU-Linear without batch norm, as MMCL's contrastive stages use it."""
     return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+
+def normalised_projector(width: int, hidden: int, out: int) -> nn.Sequential:
+    """Linear-BatchNorm-ReLU-Linear, as BYOL and Barlow Twins need it."""
+    return nn.Sequential(
+        nn.Linear(width, hidden, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, out),
+    )
