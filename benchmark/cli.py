@@ -483,7 +483,7 @@ def _prepare_ukb(options: argparse.Namespace) -> int:
         settle(done.fingerprint)
         if count:
             reporter.line(f"removed {count:,} results that were made before people withdrew")
-    print("prepared; run: ecgcmr run --cohort ukb --method all --task all --scale full")
+    print("prepared; run: ecgcmr run --cohort ukb --method all --task all")
     return 0
 
 
@@ -506,7 +506,7 @@ def _prepare_wfdb(options: argparse.Namespace) -> int:
         reporter.stop()
     print(done.report.text())
     if done.fingerprint is not None:
-        print("prepared; run: ecgcmr run --cohort wfdb --method all --task cvd --scale full")
+        print("prepared; run: ecgcmr run --cohort wfdb --method all --task cvd")
     return 0
 
 

@@ -233,9 +233,9 @@ def open_ceilings(request: Request, task: Task, store: Store) -> Ceilings | None
 def record_ceilings(request: Request, task: Task, ceilings: Ceilings, leaderboards: Path) -> None:
     """Write a task's ceilings, with one for every list of targets that a recorded row averages."""
     from benchmark.reports.ceilings import write_ceilings
-    from benchmark.reports.rows import read_rows
+    from benchmark.reports.rows import grouped, read_rows
 
-    folder, fingerprint = board_folder(request), request.make_cohort().digest
+    folder, fingerprint = board_folder(request), grouped(request.make_cohort().digest)
     results = [
         row["result"]
         for file in read_rows(leaderboards / "rows" / folder)
@@ -440,6 +440,7 @@ def leak_alarm(request: Request, task: Task, leaderboards: Path) -> list[str]:
 def board_of(request: Request, task: Task) -> TaskInfo:
     """Return what a board needs to know of its task."""
     from benchmark.reports.boards import Expected, TaskInfo
+    from benchmark.reports.rows import grouped
 
     cohort = request.make_cohort()
     return TaskInfo(
@@ -461,7 +462,7 @@ def board_of(request: Request, task: Task) -> TaskInfo:
         ),
         fractions=(1.0,) if task.predict is not None else FRACTIONS,
         heads=("none",) if task.predict is not None else ("linear",),
-        fingerprint=cohort.digest,
+        fingerprint=grouped(cohort.digest),
         ceilings=bool(ceilings_of(request, task)),
     )
 

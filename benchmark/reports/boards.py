@@ -28,6 +28,7 @@ from benchmark.reports.ceilings import ORACLE, read_ceilings
 from benchmark.reports.rows import (
     ONE_CHECKPOINT,
     RUN_FIELDS,
+    grouped,
     read_rows,
     replace_file,
 )
@@ -926,8 +927,8 @@ def _shown(d: _Difference) -> str:
 
 
 def short(digest: str) -> str:
-    """Return the first 12 digits in groups: seven decimal ones in a row look like a person's id."""
-    return "-".join(digest[i : i + 4] for i in (0, 4, 8))
+    """Return the first 12 digits, grouped."""
+    return grouped(digest.replace("-", "")[:12])
 
 
 def _labels(head: str, fraction: float) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from benchmark.api import Metric
 from benchmark.engine.store import Store
 from benchmark.evaluation.score import Score
-from benchmark.reports.rows import Cell, without_small_counts
+from benchmark.reports.rows import Cell, grouped, without_small_counts
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def cells_of(scored: Scored, store: Store) -> list[Cell]:
                 metric=cell["metric"],
                 fraction=scored.fraction,
                 task_version=first.head.task.version,
-                cohort_fingerprint=first.head.cohort.digest,
-                recipe_digest=scored.recipe_digest,
+                cohort_fingerprint=grouped(first.head.cohort.digest),
+                recipe_digest=grouped(scored.recipe_digest),
                 status=bad,
                 replicates=tuple(range(len(parts))),
                 score_digests=tuple(s.digest for s in scored.scores),
