@@ -207,7 +207,7 @@ def _add_prepare(commands: Any) -> None:
     ukb.add_argument(
         "--crop",
         default="auto",
-        choices=("auto", "segmentation", "motion", "fixed"),
+        choices=("auto", "segmentation", "motion", "inlinevf", "fixed"),
         help="how the heart is found (default auto: segmentation where there is one, else motion)",
     )
     ukb.add_argument("--frames", type=int, default=50, help="per heart beat (default 50)")
@@ -440,12 +440,31 @@ def _workers(options: argparse.Namespace) -> int:
     return options.workers or usable_cores()
 
 
+def _prepared(prepare: Callable[..., Any], sources: Any, options: argparse.Namespace) -> Any:
+    """Prepare a cohort with progress, and print who is in it and who is not."""
+    from benchmark.engine.progress import Reporter
+
+    reporter = Reporter()
+    try:
+        done = prepare(
+            sources,
+            workers=_workers(options),
+            dry_run=options.dry_run,
+            say=reporter.line,
+            begin=reporter.begin,
+            progress=reporter.progress,
+        )
+    finally:
+        reporter.stop()
+    print(done.report.text())
+    return done
+
+
 def _prepare_ukb(options: argparse.Namespace) -> int:
     from benchmark.cohorts.prepared import stands_on_other
     from benchmark.cohorts.ukb.cohort import UKB
     from benchmark.cohorts.ukb.images import ImageOptions
     from benchmark.cohorts.ukb.prepare import Sources, prepare, settle
-    from benchmark.engine.progress import Reporter
     from benchmark.engine.store import Store
 
     images = ImageOptions(
@@ -463,48 +482,25 @@ def _prepare_ukb(options: argparse.Namespace) -> int:
         endpoints=options.endpoints,
         when=options.when,
     )
-    workers, store, reporter = _workers(options), Store(), Reporter()
-    try:
-        done = prepare(
-            sources,
-            workers=workers,
-            dry_run=options.dry_run,
-            say=reporter.line,
-            begin=reporter.begin,
-            progress=reporter.progress,
-        )
-    finally:
-        reporter.stop()
-    print(done.report.text())
+    store = Store()
+    done = _prepared(prepare, sources, options)
     if done.fingerprint is None:
         return 0
     if done.discard:
         count = store.discard(lambda stage: stands_on_other(stage, UKB, done.fingerprint))
         settle(done.fingerprint)
         if count:
-            reporter.line(f"removed {count:,} results that were made before people withdrew")
+            text = f"removed {count:,} results that were made before people withdrew"
+            print(text, file=sys.stderr)
     print("prepared; run: ecgcmr run --cohort ukb --method all --task all")
     return 0
 
 
 def _prepare_wfdb(options: argparse.Namespace) -> int:
     from benchmark.cohorts.wfdb_cohort import Sources, prepare
-    from benchmark.engine.progress import Reporter
 
     sources = Sources(options.raw, layout=options.layout, records100=options.records100)
-    workers, reporter = _workers(options), Reporter()
-    try:
-        done = prepare(
-            sources,
-            workers=workers,
-            dry_run=options.dry_run,
-            say=reporter.line,
-            begin=reporter.begin,
-            progress=reporter.progress,
-        )
-    finally:
-        reporter.stop()
-    print(done.report.text())
+    done = _prepared(prepare, sources, options)
     if done.fingerprint is not None:
         print("prepared; run: ecgcmr run --cohort wfdb --method all --task cvd")
     return 0

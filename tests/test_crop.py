@@ -133,6 +133,12 @@ def test_a_segmentation_is_needed_where_one_is_asked_for():
     assert refused.value.reason is Reason.NO_HEART
 
 
+def test_contours_are_needed_where_they_are_asked_for():
+    with pytest.raises(Refused) as refused:
+        heart_centre(stack(), "inlinevf")
+    assert refused.value.reason is Reason.NO_CONTOURS
+
+
 # ----------------------------------------------------------------------------- resampling
 
 

@@ -221,6 +221,45 @@ def test_result_images_other_series_and_members_are_left_out(short_axis):
     assert short_axis(plain_members() | {"notes.txt": b"."}).flags == {Flag.UNKNOWN_MEMBER}
 
 
+def with_contour(values, rows, columns, plane):
+    """A result image over which the scanner has drawn."""
+    image = pydicom.dcmread(io.BytesIO(dicom(values)))
+    group = {
+        0x0010: ("US", rows),
+        0x0011: ("US", columns),
+        0x0040: ("CS", "G"),
+        0x0050: ("SS", [1, 1]),
+        0x0100: ("US", 1),
+        0x0102: ("US", 0),
+        0x3000: ("OW", plane),
+    }
+    for element, (kind, value) in group.items():
+        image.add_new((0x6000, element), kind, value)
+    buffer = io.BytesIO()
+    image.save_as(buffer)
+    return buffer.getvalue()
+
+
+def test_contours_of_result_images_tell_where_the_heart_is(short_axis):
+    values = tags(heart()[0, 0], 0, 0) | {"SeriesDescription": "CINE_segmented_SAX_InlineVF"}
+    rows, columns = heart().shape[-2:]
+    drawn = np.zeros((rows, columns), np.uint8)
+    drawn[10:14, 8:12] = 1
+    plane = np.packbits(drawn, bitorder="little").tobytes()
+    plane += b"\0" * (len(plane) % 2)
+    assert short_axis(plain_members()).contour_centre is None
+    for content, expected in (
+        (with_contour(values, rows, columns, plane), (11.5, 9.5)),
+        (with_contour(values, rows, columns, bytes(len(plane))), None),  # nothing drawn
+        (with_contour(values, rows, columns, plane[:8]), None),  # cut short
+        (with_contour(values, rows // 2, columns, plane), None),  # of another picture
+        (with_contour(values, 60_000, 60_000, plane), None),
+    ):
+        cine = short_axis(plain_members() | {"v.dcm": content})
+        assert cine.contour_centre == expected
+        np.testing.assert_array_equal(cine.frames, heart())
+
+
 @pytest.mark.parametrize("name", ["manifest.csv", "manifest.cvs"])
 def test_manifest_names_series_that_have_no_description(short_axis, name):
     files = members(lambda _slice, _frame, values: values | {"SeriesDescription": None})

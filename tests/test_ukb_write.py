@@ -20,6 +20,7 @@ from benchmark.cohorts.simulated.long_axis import draw_long_axis
 from benchmark.cohorts.simulated.population import draw_block
 from benchmark.cohorts.simulated.presets import PRESETS
 from benchmark.cohorts.ukb import cardiosoft, dicom, labels
+from benchmark.cohorts.ukb.crop import heart_centre
 from benchmark.cohorts.ukb.tables import GRAMMARS, read_tables, read_withdrawn
 from benchmark.cohorts.ukb.write import Simulation, imaging_visits, write_ukb
 from benchmark.cohorts.ukb.write_dicom import GREY_STEP
@@ -197,6 +198,12 @@ def test_result_images_outline_the_ventricle(written, block):
     assert overlay.any()
     assert cavity[overlay].all()
     assert overlay.sum() < cavity.sum() / 2
+
+    read = dicom.read_short_axis(bulk(written, 1, labels.SHORT_AXIS))
+    outlined = (masks[..., 4:76] == 1).any(axis=(0, 1))
+    centre = np.argwhere(outlined).mean(axis=0)
+    np.testing.assert_allclose(read.contour_centre, centre, atol=2)
+    assert heart_centre(read, "inlinevf") == (read.contour_centre, "inlinevf")
 
 
 def read_labels(tables, visits):

@@ -38,6 +38,9 @@ class Cine:
         ventricular cavity, 2 myocardium, 3 right ventricular cavity.
     segmented_frames
         The frames ``segmentation`` is of: all, or end-diastole (0) and end-systole.
+    contour_centre
+        (row, column) of the centroid of the contours that the scanner itself drew into its
+        InlineVF images, in pixels; None without any.
     flags
         What is odd about the files.
     """
@@ -49,6 +52,7 @@ class Cine:
     rr: float | None = None
     segmentation: np.ndarray | None = None
     segmented_frames: tuple[int, ...] = ()
+    contour_centre: tuple[float, float] | None = None
     flags: frozenset[Flag] = frozenset()
 
 

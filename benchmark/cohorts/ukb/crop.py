@@ -1,18 +1,19 @@
 """Where the heart is in a short-axis stack, for the crop around it.
 
-No segmentation comes with UK Biobank's images. Three ways to do without, or with one of one's own:
+No segmentation comes with UK Biobank's images. Ways to do without, or with one of one's own:
 
 ``segmentation``
     Centroid of the labels of a segmentation that lies beside the images.
 ``motion``
     Centroid of what changes once per heart beat: the first harmonic over time (Lin, Cowan and
     Young, MICCAI 2006).
+``inlinevf``
+    Centroid of the contours that the scanner drew into its InlineVF series. They agree poorly with
+    manual ones, which matters less for a place than for a volume, and not everybody has them.
 ``fixed``
     The same place for everybody, as MMCL's published code crops (Turgut et al. 2025).
 
-``auto`` takes the segmentation where there is one and motion elsewhere. A fourth way, the contours
-that the scanner drew into its InlineVF series, is not offered: those series are left out as
-images, and their overlays are known to agree poorly with manual contours.
+``auto`` takes the segmentation where there is one and motion elsewhere.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from benchmark.cohorts.ukb.cine import Cine
 from benchmark.cohorts.ukb.reasons import Reason, Refused
 
-CROPS = ("auto", "segmentation", "motion", "fixed")
+CROPS = ("auto", "segmentation", "motion", "inlinevf", "fixed")
 
 MMCL_CENTRE = (0.21 + 0.375 / 2, 0.325 + 0.375 / 2)
 """Row and column of the centre of MMCL's crop, as shares of the picture."""
@@ -48,8 +49,7 @@ def heart_centre(stack: Cine, how: str = "auto") -> tuple[tuple[float, float], s
     Returns
     -------
     tuple
-        ((row, column) in pixels, 0 being the middle of the first one), and ``segmentation``,
-        ``motion`` or ``fixed``.
+        ((row, column) in pixels, 0 being the middle of the first one), and the way.
 
     Raises
     ------
@@ -62,6 +62,10 @@ def heart_centre(stack: Cine, how: str = "auto") -> tuple[tuple[float, float], s
         if stack.segmentation is None:
             raise Refused(Reason.NO_SEGMENTATION)
         return segmentation_centre(stack.segmentation), how
+    if how == "inlinevf":
+        if stack.contour_centre is None:
+            raise Refused(Reason.NO_CONTOURS)
+        return stack.contour_centre, how
     if how == "motion":
         return motion_centre(stack.frames, stack.spacing), how
     height, width = stack.frames.shape[-2:]

@@ -70,6 +70,11 @@ KEYWORDS = (
     "PixelRepresentation",
     "PixelData",
 )
+OVERLAY = 0x6000
+OVERLAY_TAGS = tuple(
+    OVERLAY << 16 | element
+    for element in (0x0010, 0x0011, 0x0015, 0x0040, 0x0050, 0x0100, 0x0102, 0x3000)
+)
 
 
 @contextmanager
@@ -101,7 +106,7 @@ def read_short_axis(path: Path) -> Cine:
         With the reason, for anything but a stack of at least six evenly spaced slices with at
         most two frames of each missing.
     """
-    slices, flags = _acquisitions(path, SHORT_AXIS)
+    slices, results, flags = _acquisitions(path, SHORT_AXIS)
     numbered = _latest(slices, lambda one: one.slot)
     # A slice acquired again under a number of its own lies where the first one lies.
     chosen = _latest(numbered, lambda one: one.place)
@@ -136,8 +141,16 @@ def read_short_axis(path: Path) -> Cine:
         gap=gap,
         trigger_times=times,
         rr=rr,
+        contour_centre=_contour_centre(results, frames.shape[-2:]),
         flags=frozenset(flags),
     )
+
+
+def _contour_centre(results: list[_Image], shape: tuple[int, int]) -> tuple[float, float] | None:
+    """Return the mean place of everything that is drawn over the scanner's result images."""
+    drawn = [plane for image in results if (plane := image.overlay(shape)) is not None]
+    rows, columns = np.nonzero(np.sum(drawn, axis=0)) if drawn else ((), ())
+    return (float(np.mean(rows)), float(np.mean(columns))) if len(rows) else None
 
 
 @_pydicom()
@@ -159,7 +172,7 @@ def read_long_axis(path: Path) -> Cine:
     Refused
         With the reason, for anything but a view with at most two frames missing.
     """
-    planes, flags = _acquisitions(path, LONG_AXIS)
+    planes, _, flags = _acquisitions(path, LONG_AXIS)
     views = [one for one in planes if one.name]
     if not views:
         if Flag.MERGED_SERIES not in flags:
@@ -240,8 +253,10 @@ class _Acquisition:
         return date, time, -1.0 if number is None else number
 
 
-def _acquisitions(path: Path, view: re.Pattern[str]) -> tuple[list[_Acquisition], set[Flag]]:
-    """Collect the cine images of a view, one group per acquired slice."""
+def _acquisitions(
+    path: Path, view: re.Pattern[str]
+) -> tuple[list[_Acquisition], list[_Image], set[Flag]]:
+    """Collect the cine images of a view, one group per acquired slice, and the result images."""
     flags: set[Flag] = set()
     named: list[tuple[str, _Image]] = []
     unnamed: dict[str, _Image] = {}
@@ -267,6 +282,7 @@ def _acquisitions(path: Path, view: re.Pattern[str]) -> tuple[list[_Acquisition]
         if known:
             flags.add(Flag.NAMED_BY_MANIFEST)
 
+    results = [image for description, image in named if INLINE_VF.search(description)]
     groups = defaultdict(dict)
     for description, image in named:
         match = view.fullmatch(description)
@@ -280,7 +296,7 @@ def _acquisitions(path: Path, view: re.Pattern[str]) -> tuple[list[_Acquisition]
     if not groups:
         if unnamed:
             raise Refused(Reason.NO_SERIES_DESCRIPTION)
-        if any(INLINE_VF.search(description) for description, _ in named):
+        if results:
             raise Refused(Reason.ONLY_INLINE_VF)
         raise Refused(Reason.NO_CINE)
 
@@ -300,7 +316,7 @@ def _acquisitions(path: Path, view: re.Pattern[str]) -> tuple[list[_Acquisition]
                 images=[image for *_, image in images],
             )
         )
-    return acquisitions, flags
+    return acquisitions, results, flags
 
 
 def _latest(
@@ -451,7 +467,8 @@ class _Image:
             raise Refused(Reason.DICOM_COMPRESSED)  # pydicom would inflate it without a limit
         tags = _tags()
         try:
-            self.dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=list(tags))
+            wanted = [*tags, *OVERLAY_TAGS]
+            self.dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=wanted)
             self.syntax = str(self.dataset.file_meta.TransferSyntaxUID)
             self._values = {
                 tags[int(element.tag)]: element.value
@@ -486,6 +503,18 @@ class _Image:
         """Return an unsigned short, 0 without one."""
         order = "big" if self.syntax == EXPLICIT_BIG else "little"
         return int.from_bytes(self.bytes(keyword)[:2], order)
+
+    def overlay(self, shape: tuple[int, int]) -> np.ndarray | None:
+        """Return the graphics drawn over the image, (rows, columns) bool; None without any."""
+        if OVERLAY_TAGS[-1] not in self.dataset:
+            return None
+        try:
+            plane = self.dataset.overlay_array(OVERLAY)
+        except MemoryError:
+            raise
+        except Exception:  # of any type, as above; the images themselves need no graphics
+            return None
+        return plane.astype(bool) if plane.shape == shape else None
 
 
 def _geometry(image: _Image) -> tuple[np.ndarray, np.ndarray]:

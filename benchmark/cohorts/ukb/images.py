@@ -69,7 +69,7 @@ class Images:
         (2, `SLICES`, size, size) uint8: end-diastole and end-systole, base to apex; black where
         the stack has no slice.
     crop
-        How the heart was found: ``segmentation``, ``motion`` or ``fixed``.
+        How the heart was found, one of `benchmark.cohorts.ukb.crop.CROPS`.
     systole
         Number of the end-systolic frame of the stack.
     resampled

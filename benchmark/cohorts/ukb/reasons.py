@@ -19,6 +19,7 @@ class Reason(enum.StrEnum):
     NO_LONG_AXIS = "no long-axis cine file"
     NO_HEART = "no heart found in the images"
     NO_SEGMENTATION = "no segmentation beside the images"
+    NO_CONTOURS = "no InlineVF contours in the zip"
     NO_SIGNAL = "images without signal"
 
     # Any file.
