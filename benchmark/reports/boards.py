@@ -460,10 +460,10 @@ class _Board:
         exact = (method.name, head, modality, *rest)
         if exact in self.results:
             return _Line(method, head, modality, self.results[exact])
-        near = (modality, "covariates")
+        near = (modality, "covariates", *(["cmr"] if modality == "ecg" else []))
         if method.block == "unranked":
-            # References may be tied to a head of their own, or read covariates only, and stand in
-            # every section all the same.
+            # References may be tied to a head of their own, or read covariates or images only, and
+            # stand in every section all the same.
             found = sorted(
                 (key[2] != modality, key[1], key[2])
                 for key in self.results
@@ -578,9 +578,13 @@ class _Board:
         if head != self.info.heads[0]:
             ranked = [x for x in lines if x.method.block != "unranked"]
             missing = [line.method.name for line in ranked if line.result is None]
-            lines = [line for line in lines if line.method.name not in missing]
-            if missing:
-                parts.append(f"With this head {NOT_RUN}: {', '.join(missing)}.")
+            caption = f"With this head {NOT_RUN}"
+        else:
+            missing = [line.method.name for line in lines if line.status == NOT_RUN]
+            caption = NOT_RUN.capitalize()
+        lines = [line for line in lines if line.method.name not in missing]
+        if missing:
+            parts.append(f"{caption}: {', '.join(missing)}.")
         reference = self._reference(lines, modality)
         parts.append(self._endpoint(lines, metric, self.info.reference.get(modality)))
         for block, heading in BLOCKS.items():
