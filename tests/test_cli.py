@@ -92,7 +92,7 @@ def test_own_rows_come_first_then_the_board(ecgcmr, shared_store, tmp_path):
     own, _, board = done.stdout.partition("# CMR phenotypes")
     assert "random-init" in own
     assert "| 50% " in own
-    assert "not run" in board
+    assert "Not run: " in board
 
 
 def test_shared_autoencoder_is_trained_once(ecgcmr, shared_store, tmp_path):
