@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# As the command line does, and before torch is loaded: spinning threads of libgomp make a training
+# step many times slower as soon as something else uses a core.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 ROOT = Path(__file__).resolve().parent.parent
 
 
