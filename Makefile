@@ -8,6 +8,8 @@ SCALE ?= tiny
 FRACTIONS ?= 1.0,0.1,0.01
 COHORT ?= simulated
 PRESET ?= default
+TRACK ?= harmonised
+MODALITY ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -18,11 +20,12 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 help:
 	@sed -n 's/^#: //p' Makefile
-	@echo 'variables: METHOD TASK SEEDS SCALE FRACTIONS COHORT PRESET, and ARGS for anything else'
+	@echo 'variables: METHOD TASK SEEDS SCALE FRACTIONS COHORT PRESET TRACK MODALITY, and ARGS for anything else'
 
 bench: $(BIN)/.installed
 	@$(BIN)/ecgcmr run --method '$(METHOD)' --task '$(TASK)' --seeds '$(SEEDS)' --scale '$(SCALE)' \
-	  --fractions '$(FRACTIONS)' --cohort '$(COHORT)' --preset '$(PRESET)' $(ARGS)
+	  --fractions '$(FRACTIONS)' --cohort '$(COHORT)' --preset '$(PRESET)' \
+	  --track '$(TRACK)' --modality '$(MODALITY)' $(ARGS)
 
 test: $(BIN)/.installed-dev
 	@$(BIN)/python -m pytest -p no:benchmark -m 'not nightly' --ignore=tests/benchmarks $(ARGS)

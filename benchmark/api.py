@@ -86,7 +86,11 @@ class Recipe(Spec):
     ``updates`` is the fixed number of optimiser steps, cut into ``rounds`` equal parts; after each
     of them validation is read and a checkpoint written. When ``updates`` is 0, a round is one
     epoch and there are ``epochs`` of them. Warm-up is a share of all steps, linear, followed by a
-    cosine to zero.
+    cosine to zero over the planned steps.
+
+    ``optimiser`` "adam" couples the decay with the gradient, as plain L2; ``decay_all`` decays
+    biases, norms and learned tokens too. Training stops early after ``patience`` rounds without a
+    better validation loss (0: never); ``keep`` says which round's weights are the result.
     """
 
     updates: int = 0
@@ -98,6 +102,10 @@ class Recipe(Spec):
     betas: tuple[float, float] = (0.9, 0.95)
     warmup: float = 0.1
     clip_norm: float | None = None
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    decay_all: bool = False
+    patience: int = 0
+    keep: Literal["best", "last"] = "best"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
@@ -218,6 +226,7 @@ class Variant:
 
     ``role``: only ``ranked`` variants enter rankings; ``reference`` rows stand beside them and
     ``control`` rows test a claim. ``head`` ties this variant to a head, as `Method.head` does all.
+    ``protocol`` names the way from encoder to predictions that the paper track uses for it.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -225,6 +234,7 @@ class Variant:
     role: Literal["ranked", "reference", "control"] = "ranked"
     summary: str = ""
     head: str | None = None
+    protocol: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,7 +327,10 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Spec):
-    """Who is eligible, what is predicted, how it is scored."""
+    """Who is eligible, what is predicted, how it is scored.
+
+    ``only`` restricts a task to some of its targets; empty means all of them.
+    """
 
     name: ClassVar[str]
     kind: ClassVar[Literal["classification", "regression", "retrieval"]]
@@ -335,9 +348,21 @@ class Task(Spec):
     """What a cohort must hold for its people to have targets: ``cmr`` for CMR phenotypes."""
     minimum_training: ClassVar[int] = 0
     """Training people (positives, for classification) below which a cell is not estimable."""
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Targets that a paper reports, or trains one model for, together."""
+
+    only: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Targets that are predicted, in the order of ``target_names``."""
+        return tuple(n for n in self.target_names if not self.only or n in self.only)
 
     def targets(self, cohort: Any) -> pd.DataFrame:
-        """Return one row per person of the cohort (a `CohortData`), NaN where not eligible."""
+        """Return one row per person of the cohort (a `CohortData`), NaN where not eligible.
+
+        The columns are `names`.
+        """
         raise NotImplementedError
 
     predict: ClassVar[Callable[..., Stage] | None] = None

@@ -84,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LIST",
         help="shares of the training labels (default 1.0,0.1,0.01, nested)",
     )
+    run.add_argument(
+        "--modality",
+        default="",
+        metavar="NAME",
+        help="the encoder to evaluate: ecg, cmr (default: the ECG's where a method has two)",
+    )
     _add_place(run)
     _add_device(run)
     _add_workers(run)
@@ -312,6 +318,12 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="default", help="preset of the simulated cohort")
     parser.add_argument("--scale", default="tiny", help="scale (default tiny; see list scales)")
     parser.add_argument(
+        "--track",
+        default="harmonised",
+        help="harmonised (default: the same for all methods, ranked) or paper (each paper's own "
+        "recipe, at the scales smoke and full)",
+    )
+    parser.add_argument(
         "--leaderboards",
         type=Path,
         default=ROOT / "leaderboards",
@@ -325,13 +337,15 @@ def _run(options: argparse.Namespace) -> int:
     from benchmark.runner import Request, expand, run
 
     request = Request(
-        methods=expand(options.method, "method"),
+        methods=expand(options.method, "method", options.track),
         tasks=expand(options.task, "task"),
         replicates=options.seeds,
         fractions=_fractions(options.fractions),
         cohort=options.cohort,
         preset=options.preset,
         scale=options.scale,
+        track=options.track,
+        modality=options.modality,
     )
     outcome = run(
         request,

@@ -261,7 +261,7 @@ def _predict(
             "lo": float(value[t] + low[t]),
             "hi": float(value[t] + high[t]),
         }
-        for t, name in enumerate(task.target_names)
+        for t, name in enumerate(task.names)
         if simulated or known[t] >= SMALLEST_GROUP
     ]
 

@@ -22,7 +22,7 @@ from typing import Any
 from benchmark.api import Cohort, Method, Task, UserError, Variant
 from benchmark.stage import Spec, rewrite
 
-TRACKS = ("harmonised",)
+TRACKS = ("harmonised", "paper")
 OWN = (
     "benchmark.cohorts.simulated.cohort",
     "benchmark.cohorts.ukb.cohort",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,16 @@ FINETUNE_ANYWHERE = ("full",)
 """Scales at which the finetune head runs at every fraction; elsewhere only at 1.0."""
 ORACLE_PEOPLE = {"smoke": 5_000}
 """People an oracle is fitted on where the usual number is not worth the wait."""
+RANKED_TRACK = "harmonised"
 MODALITIES = {"ecg": "ECG", "cmr": "CMR", "covariates": "covariates"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for on the command line, checked."""
+    """What was asked for on the command line, checked.
+
+    ``modality`` is the encoder that is evaluated; empty: the ECG's where a method has two.
+    """
 
     methods: tuple[str, ...]
     tasks: tuple[str, ...]
@@ -40,6 +45,7 @@ class Request:
     preset: str = "default"
     scale: str = "tiny"
     track: str = "harmonised"
+    modality: str = ""
 
     def __post_init__(self) -> None:
         known = registry()
@@ -48,6 +54,9 @@ class Request:
             raise UserError(f"no scale is called {self.scale!r}; {suggestion(self.scale, scales)}")
         if not 1 <= self.replicates <= MOST_REPLICATES:
             raise UserError(f"SEEDS is {self.replicates}; it counts from 1 to {MOST_REPLICATES}")
+        if self.modality and self.modality not in MODALITIES:
+            known_ones = suggestion(self.modality, MODALITIES)
+            raise UserError(f"no modality is called {self.modality!r}; {known_ones}")
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
                 raise UserError(f"a label fraction lies above 0 and up to 1, not {fraction}")
@@ -119,16 +128,18 @@ def plan(request: Request) -> Plan:
                 jobs = list(jobs_of(entry, task, cohort, replicate, request))
                 result.jobs += jobs
                 if not jobs and replicate == 0:
-                    reason = _why_not(entry, task, cohort)
+                    reason = _why_not(entry, task, cohort, request.modality)
                     result.not_applicable.append(f"{method_name} on {task_name}: {reason}")
     return result
 
 
-def _why_not(entry: MethodEntry, task: Task, cohort: Cohort) -> str:
+def _why_not(entry: MethodEntry, task: Task, cohort: Cohort, modality: str) -> str:
     method = bind(entry.cls().replace(**entry.variant.fields), cohort=cohort)
-    for modality in (*task.needs, *method.modalities):
-        if modality not in cohort.modalities:
-            return f"the cohort {cohort.title} holds no {MODALITIES[modality]}"
+    for needed in (*task.needs, *method.modalities):
+        if needed not in cohort.modalities:
+            return f"the cohort {cohort.title} holds no {MODALITIES[needed]}"
+    if modality and modality not in method.modalities:
+        return f"it has no encoder of {MODALITIES[modality]}"
     return "it exists fine-tuned only, without features to rank people by"
 
 
@@ -137,49 +148,53 @@ def jobs_of(
 ) -> Iterator[Job]:
     """Yield a method's jobs on one task in one replicate."""
     from benchmark.evaluation.embed import Embed
-    from benchmark.evaluation.finetune import FineTune
-    from benchmark.evaluation.heads import LinearHead, XGBoostHead
     from benchmark.evaluation.score import Score
+    from benchmark.evaluation.separate import Separately
 
+    track = track_module(request.track)
     unbound = entry.on_track(request.track, request.scale)
-    head = entry.head
     supervision = registry().task(task.supervision) if task.supervision else task
 
     def job(stage: Stage, head: str, modality: str, fraction: float) -> Job:
         score = Score(head=stage, metrics=task.metrics)
         return Job(entry, task, head, modality, fraction, replicate, score)
 
-    method = bind(unbound, cohort=cohort, seed=replicate, task=supervision, fraction=1.0)
+    shared = {"cohort": cohort, "seed": replicate}
+    method = bind(unbound, task=supervision, fraction=1.0, **shared)
     if not {*method.modalities, *task.needs} <= set(cohort.modalities):
         return
-    modality = method.modalities[0]
+    modality = request.modality or method.modalities[0]
+    if modality not in method.modalities:
+        return
+    heads = track.heads(entry, request.scale)
     if task.predict is not None:
         # An encoder that only exists fine-tuned has no representation to rank people by.
-        if head != "finetune":
+        if list(heads) != ["finetune"]:
             embedding = Embed(method=method)
             yield job(task.predict(embedding, modality), "none", modality, 1.0)
             if method.two_tower:
                 yield job(task.predict(embedding, "ecg-cmr"), "none", "ecg-cmr", 1.0)
         return
     for fraction in request.fractions:
-        shared = {"task": task, "fraction": fraction, "seed": replicate}
-        learned = supervision.digest == task.digest
-        method = bind(
-            unbound,
-            cohort=cohort,
-            seed=replicate,
-            task=supervision,
-            fraction=fraction if learned else 1.0,
-        )
-        if head == "finetune":
-            if fraction < 1 and request.scale not in FINETUNE_ANYWHERE:
+
+        def bound(head: Stage, part: Task, fraction: float = fraction) -> Stage:
+            # Labels that enter the representation: all of the task that stands for this one, or
+            # this one's own at its own fraction.
+            learned = {"task": part, "fraction": fraction}
+            if track.SHARED_SUPERVISION and task.supervision:
+                learned = {"task": supervision, "fraction": 1.0}
+            method = bind(unbound, **shared, **learned)
+            own = {"task": part, "fraction": fraction, "modality": modality}
+            return bind(head, method=method, **own, **shared)
+
+        for name, head in heads.items():
+            if name == "finetune" and fraction < 1 and request.scale not in FINETUNE_ANYWHERE:
                 continue
-            recipe = track_module(request.track).finetune(request.scale)
-            stage = FineTune(method=method, cohort=cohort, recipe=recipe, **shared)
-        else:
-            kind = {"linear": LinearHead, "xgboost": XGBoostHead}[head]
-            stage = kind(embedding=Embed(method=method), modality=modality, **shared)
-        yield job(stage, head, modality, fraction)
+            if isinstance(head, Separately):
+                stage = head.bound(task, partial(bound, head.head))
+            else:
+                stage = bound(head, task)
+            yield job(stage, name, modality, fraction)
 
 
 def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, tuple]]:
@@ -189,7 +204,8 @@ def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, 
     gap, so that equal stores give equal rows. All standard label fractions are looked for, not
     only those of the request.
     """
-    everything = replace(request, fractions=tuple({*FRACTIONS, *request.fractions}))
+    fractions = tuple({*FRACTIONS, *request.fractions})
+    either = [replace(request, fractions=fractions, modality=m) for m in ("", "cmr")]
     cohort = request.make_cohort()
 
     found: dict[str, dict[tuple, tuple]] = {}
@@ -199,7 +215,8 @@ def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, 
         groups: dict[tuple, tuple] = {}
         for replicate in range(MOST_REPLICATES):
             grown = False
-            for job in jobs_of(entry, task, cohort, replicate, everything):
+            jobs = (j for r in either for j in jobs_of(entry, task, cohort, replicate, r))
+            for job in jobs:
                 key = (job.head, job.modality, job.fraction)
                 if len(groups.get(key, ())) == replicate and _usable(job.score, store):
                     groups[key] = (*groups.get(key, ()), job.score)
@@ -318,6 +335,8 @@ def run(
         outcome.kept += record(files, leaderboards)
         if ceilings is not None:
             record_ceilings(request, task, ceilings, leaderboards)
+        if request.track != RANKED_TRACK:
+            continue  # each paper's own recipe stands beside that paper's numbers alone
         outcome.boards.append(render_board(request, task, leaderboards))
         for text in leak_alarm(request, task, leaderboards):
             reporter.line(f"LEAK ALARM on {task.name}: {text}")

@@ -45,7 +45,7 @@ class CMRLabelled(Method):
         from benchmark.engine.supervision import Supervision
 
         encoder, task = self.cmr_encoder.build(), self.task
-        targets, classify = len(task.target_names), task.kind == "classification"
+        targets, classify = len(task.names), task.kind == "classification"
         return Encoders(cmr=encoder, output=Supervision(encoder.width, targets, classify))
 
     def labels(self, cohort: Any) -> pd.DataFrame:

@@ -87,7 +87,7 @@ class ECCL(TwoTower):
 
         encoders = super().build(shapes)
         if self.task_weight:
-            targets, classify = len(self.task.target_names), self.task.kind == "classification"
+            targets, classify = len(self.task.names), self.task.kind == "classification"
             encoders.output = Supervision(encoders.ecg.width, targets, classify)
         return encoders
 

@@ -31,4 +31,4 @@ class CVD(Task):
 
     def targets(self, cohort: Any) -> pd.DataFrame:
         """Return the diagnoses."""
-        return cohort.diagnoses[list(self.target_names)]
+        return cohort.diagnoses[list(self.names)]

@@ -22,7 +22,7 @@ from lightning.fabric import Fabric
 from safetensors.torch import load_file, save
 from torch import nn
 
-from benchmark.api import Batch, Context, Trainable, UserError, View
+from benchmark.api import Batch, Context, Recipe, Trainable, UserError, View
 from benchmark.cohorts.cohort import CohortData
 from benchmark.encoders import Encoders
 
@@ -91,7 +91,7 @@ def load_encoders(trainable: Trainable, folder: Path) -> Encoders:
 
 
 def train(trainable: Trainable, context: Context) -> None:
-    """Train and leave ``weights.safetensors`` (best validation loss) and ``history.json``.
+    """Train and leave ``weights.safetensors`` (the round to keep) and ``history.json``.
 
     Raises
     ------
@@ -132,8 +132,9 @@ def _optimise(
     frozen = trainable.frozen(encoders)
     for module in frozen:
         module.requires_grad_(False)
-    groups = trainable.parameter_groups(encoders) or _decayed(encoders, recipe.weight_decay)
-    optimiser = torch.optim.AdamW(
+    groups = trainable.parameter_groups(encoders) or _decayed(encoders, recipe)
+    optimisers = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    optimiser = optimisers[recipe.optimiser](
         groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True, weight_decay=0.0
     )
     peak = [group["lr"] for group in optimiser.param_groups]
@@ -154,6 +155,8 @@ def _optimise(
     order = _Order(trainable.digest, len(training), size)
     total = rounds * steps
     for current in range(first, rounds):
+        if recipe.patience and _rounds_since_best(history) >= recipe.patience:
+            break
         running = 0.0
         objective.train()
         for module in frozen:
@@ -179,8 +182,9 @@ def _optimise(
             context.progress(step + 1, total, "updates", f"loss {value:.3f}")
         measured = _validate(trainable, objective, validation, fabric.device)
         history.append({"training": running / steps, **measured})
-        if measured["validation"] < best_loss or best is None:
-            best_loss = measured["validation"]
+        better = measured["validation"] < best_loss or best is None
+        best_loss = min(best_loss, measured["validation"])
+        if better or recipe.keep == "last":
             best = {k: v.detach().cpu().clone() for k, v in encoders.state_dict().items()}
         state = {
             "round": current + 1,
@@ -195,6 +199,11 @@ def _optimise(
         torch.save(state, buffer)
         _write(checkpoint, buffer.getbuffer())
     return best, history
+
+
+def _rounds_since_best(history: list[dict[str, float]]) -> int:
+    losses = [entry["validation"] for entry in history]
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
 def _validate(
@@ -288,14 +297,14 @@ def _schedule(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, total - rise)))
 
 
-def _decayed(encoders: Encoders, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: not on biases, norms and learned tokens."""
+def _decayed(encoders: Encoders, recipe: Recipe) -> list[dict[str, Any]]:
+    """Weight decay on matrices only, unless told: not on biases, norms and learned tokens."""
     matrices, others = [], []
     for parameter in encoders.parameters():
         if parameter.requires_grad:
-            flat = sum(n > 1 for n in parameter.shape) < 2
+            flat = sum(n > 1 for n in parameter.shape) < 2 and not recipe.decay_all
             (others if flat else matrices).append(parameter)
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others}]
+    return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others}]
 
 
 def _seed(*parts: Any) -> int:

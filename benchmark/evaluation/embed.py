@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmark.api import Context, Method
 from benchmark.cohorts.cohort import CohortData
-from benchmark.stage import Stage
+from benchmark.stage import UNSET, Stage
 
 BATCH = 128
 
@@ -24,7 +24,7 @@ class Embed(Stage):
     """
 
     threads: ClassVar[int] = 2
-    method: Method
+    method: Method = UNSET
 
     @property
     def label(self) -> str:

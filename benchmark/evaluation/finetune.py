@@ -31,14 +31,10 @@ class FineTune(Trainable):
     is kept.
     """
 
-    method: Method
-    task: Task
+    method: Method = UNSET
+    modality: str = UNSET
+    task: Task = UNSET
     fraction: float = UNSET
-
-    @property
-    def modality(self) -> str:
-        """The modality of the encoder that is trained: the ECG's where there are two."""
-        return self.method.modalities[0]
 
     @property
     def label(self) -> str:
@@ -126,7 +122,7 @@ def _output(encoder: torch.nn.Module, task: Task) -> torch.nn.Module:
             if attend:
                 self.attention = nn.MultiheadAttention(width, max(1, width // 64), batch_first=True)
                 self.norm = nn.LayerNorm(width)
-            targets = len(task.target_names)
+            targets = len(task.names)
             self.supervision = Supervision(width, targets, task.kind == "classification")
 
         def pool(self, features: Features) -> torch.Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 from benchmark.api import Cohort, Context, Predictions, Task
 from benchmark.cohorts.cohort import CohortData
 from benchmark.evaluation.embed import Embed
-from benchmark.stage import Stage
+from benchmark.stage import UNSET, Stage
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 class Head(Stage):
     """A head on the frozen features of one modality, fitted on one label fraction."""
 
-    embedding: Embed
-    modality: str
-    task: Task
-    fraction: float
-    seed: int
+    embedding: Embed = Embed()
+    modality: str = UNSET
+    task: Task = UNSET
+    fraction: float = UNSET
+    seed: int = UNSET
 
     @property
     def cohort(self) -> Cohort:
@@ -87,7 +87,7 @@ def test_predictions(task: Task, folder: Path, cohort: CohortData) -> Prediction
     """Read what `save_predictions` wrote, beside the truth."""
     target = task.targets(cohort).to_numpy(np.float64)[cohort.rows("test")]
     prediction = np.load(folder / "test.npy")
-    return Predictions(task.target_names, {"target": target, "prediction": prediction})
+    return Predictions(task.names, {"target": target, "prediction": prediction})
 
 
 def save_predictions(context: Context, validation: np.ndarray, test: np.ndarray) -> None:
@@ -117,7 +117,7 @@ class LinearHead(Head):
         """Fit all targets; the chosen penalties go to ``penalties.json``."""
         fit = logistic if self.task.kind == "classification" else ridge
         weights, intercept, penalties = fit(x, y, x_validation, y_validation)
-        chosen = dict(zip(self.task.target_names, penalties, strict=True))
+        chosen = dict(zip(self.task.names, penalties, strict=True))
         (context.out / "penalties.json").write_text(json.dumps(chosen, indent=1))
         np.save(context.out / "weights.npy", weights)
         np.save(context.out / "intercept.npy", intercept)

@@ -79,7 +79,7 @@ class Retrieve(Stage):
             for suffix in self.suffixes
             for name in ARRAYS
         }
-        return Predictions(self.task.target_names, arrays)
+        return Predictions(self.task.names, arrays)
 
     def estimate(self) -> tuple[float, float]:
         """Return about a second."""

@@ -52,7 +52,7 @@ class Score(Stage):
         counts: dict[str, Any] = {}
         if (folder / "fit.json").exists():
             counts = json.loads((folder / "fit.json").read_text())
-        endpoint = task.target_names
+        endpoint = task.names
         if task.kind == "classification":
             endpoint = endpoint_targets(task, cohort, head.fraction)
         cells: list[dict[str, Any]] = []
@@ -64,10 +64,10 @@ class Score(Stage):
             chance = metric.chance(predictions)
             block = [
                 _cell(predictions, metric, t, theta[t], chance[t], counts, task)
-                for t in range(len(task.target_names))
+                for t in range(len(task.names))
             ]
             block.append(_mean_cell(block, endpoint, metric))
-            chosen = [task.target_names.index(name) for name in endpoint]
+            chosen = [task.names.index(name) for name in endpoint]
             columns += [*psi.T, psi[:, chosen].mean(1) if chosen else np.full(len(psi), np.nan)]
             cells += block
             if isinstance(metric, MedianRank):
@@ -90,7 +90,7 @@ def endpoint_targets(task: Any, cohort: CohortData, fraction: float) -> tuple[st
     """
     table = task.targets(cohort)
     test = table.iloc[cohort.rows("test")]
-    kept = [n for n in task.target_names if (test[n] == 1).sum() >= TEST_POSITIVES]
+    kept = [n for n in task.names if (test[n] == 1).sum() >= TEST_POSITIVES]
     for replicate in ENDPOINT_REPLICATES:
         labelled = table.iloc[cohort.labelled(replicate, fraction)]
         kept = [n for n in kept if (labelled[n] == 1).sum() >= task.minimum_training]
@@ -106,7 +106,7 @@ def _cell(
     counts: dict[str, Any],
     task: Any,
 ) -> dict[str, Any]:
-    name = task.target_names[t]
+    name = task.names[t]
     cell: dict[str, Any] = {"target": name, "metric": metric.name, "status": "ok"}
     if task.kind == "retrieval":
         key = "rank+self" if metric.name.endswith("+self") else "rank"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from benchmark.api import Cohort, View
 from benchmark.cohorts.views import CleanECG, EDESVolumes, MidSliceCine, ThreePhases
@@ -20,7 +20,14 @@ LEADS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ECGViT(Spec):
-    """ECG transformer; the defaults are MMCL's (Turgut et al. 2025): 5,363,328 parameters."""
+    """ECG transformer; the defaults are MMCL's (Turgut et al. 2025): 5,363,328 parameters.
+
+    ``positions`` are a fixed sine-cosine table, one that is ``trained`` from there, or ``learned``
+    from random values. ``pool`` says where features come from: the mean of the patch tokens after
+    the final norm, the class token after it, or a norm of its own on the mean of the tokens.
+    ``cleaning`` and ``scaling`` are those of `CleanECG`; ``first_window`` reads the first window
+    alone at evaluation.
+    """
 
     width: int = 384
     depth: int = 3
@@ -29,7 +36,13 @@ class ECGViT(Spec):
     rate: int = 500
     seconds: float = 5.0
     cls_token: bool = True
+    positions: Literal["fixed", "trained", "learned"] = "fixed"
     position_base: float = 10_000.0
+    pool: Literal["mean", "cls", "mean-then-norm"] = "mean"
+    drop_path: float = 0.0
+    cleaning: str = "harmonised"
+    scaling: str = "lead-group"
+    first_window: bool = False
 
     @property
     def samples(self) -> int:
@@ -70,7 +83,10 @@ class CMRViT(Spec):
     size: int = 84
     spacing: float | None = None
     cls_token: bool = True
+    positions: Literal["fixed", "trained", "learned"] = "fixed"
     position_base: float = 10_000.0
+    pool: Literal["mean", "cls", "mean-then-norm"] = "mean"
+    drop_path: float = 0.0
 
     @property
     def times(self) -> int:

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.api import Method, Recipe
-from benchmark.stage import Spec
+from benchmark.evaluation.finetune import FineTune
+from benchmark.evaluation.heads import LinearHead, XGBoostHead
+from benchmark.registry import MethodEntry
+from benchmark.stage import Spec, Stage
 from methods.blocks.augment import CMRAugment, ECGAugment
 from methods.blocks.backbones import CMRResNet50, CMRSwinT, CMRViT, ECGViT, PhasesViT
 from methods.blocks.masked_autoencoder import Decoder
@@ -98,6 +101,10 @@ SCALES: dict[str, Scale] = {
 }
 
 
+SHARED_SUPERVISION = True
+"""Whether one training on the ten phenotypes serves every task that names it as supervision."""
+
+
 def overrides(spec: Spec, scale: str) -> dict[str, Any]:
     """Return the field values that the track fixes for one stage."""
     if not isinstance(spec, Method):
@@ -149,6 +156,11 @@ def _cmr_encoder(own: Spec, shared: CMRViT) -> Spec:
     return shared
 
 
-def finetune(scale: str) -> Recipe:
-    """Return the recipe of the ``finetune`` head."""
-    return SCALES[scale].recipes["finetune"]
+def heads(entry: MethodEntry, scale: str) -> dict[str, Stage]:
+    """Return the heads of a method: the linear probe, unless it is tied to another."""
+    kinds = {
+        "linear": LinearHead(),
+        "xgboost": XGBoostHead(),
+        "finetune": FineTune(recipe=SCALES[scale].recipes["finetune"]),
+    }
+    return {entry.head: kinds[entry.head]}
