@@ -12,7 +12,7 @@ import pytest
 import wfdb
 
 from benchmark.api import Cohort, Stage, UserError, View
-from benchmark.cohorts import ecg, views
+from benchmark.cohorts import cleaning, ecg, views
 from benchmark.cohorts.cohort import COVARIATES, ECG_MILLIVOLT, LEADS
 from benchmark.cohorts.recordings import read_recording
 from benchmark.cohorts.simulated import SimulatedCohort
@@ -25,12 +25,14 @@ from benchmark.cohorts.views import (
     Covariates,
     EDESVolumes,
     LongAxisCine,
+    MedianBeat,
     MidSliceCine,
     RPeaks,
     ThreePhases,
     end_systole,
     prepare_recording,
 )
+from methods.blocks.backbones import ECGViT
 
 EXAMPLE = Path(__file__).parent.parent / "examples/ptbdb_s0010_re/s0010_re"
 PEOPLE, SLICES, FRAMES, HEIGHT, WIDTH = 75, 3, 20, 40, 50
@@ -110,6 +112,8 @@ VIEWS = [
     CleanECG(cohort=Clinic(), rate=100),
     CleanECG(cohort=Clinic(), rate=500),
     CleanECG(cohort=Clinic(), rate=120, seconds=8.0, window=2.0),
+    CleanECG(cohort=Clinic(), recipe="ptacl_wavelet8"),
+    CleanECG(cohort=Clinic(), recipe="none", rate=100),
     RPeaks(cohort=Clinic()),
     BeatFeatures(cohort=Clinic()),
     BeatFeatures(cohort=Clinic(), rate=100),
@@ -175,6 +179,18 @@ def test_crops_tile_the_record() -> None:
     assert CleanECG(rate=100).crops() == (slice(0, 500), slice(500, 1000))
     assert CleanECG(rate=100, window=10.0).crops() == (slice(0, 1000),)
     assert BeatFeatures().crops() is None
+    assert MedianBeat().crops() is None
+
+
+@pytest.mark.parametrize("rate", [500, 100])
+def test_first_window_is_the_first_crop_of_the_same_record(rate: int) -> None:
+    both = CleanECG(cohort=Clinic(), rate=rate)
+    first = both.replace(first_window=True)
+    assert first.crops() == both.crops()[:1] == (slice(0, 5 * rate),)
+    mv = read_recording(EXAMPLE).ecg_mv
+    for samples in (20_000, 7000):  # a short one's second window is filled all the same
+        x, y = (prepare_recording(mv[:, :samples], 1000, view) for view in (both, first))
+        assert np.array_equal(x, y)
 
 
 @pytest.mark.parametrize("fields", [{"window": 11.0}, {"seconds": 12.0}, {"window": 0.0}])
@@ -183,8 +199,56 @@ def test_impossible_windows_are_refused(fields: dict[str, float]) -> None:
         CleanECG(**fields)
 
 
+@pytest.mark.parametrize("name", cleaning.RECIPES)
+def test_recipe_of_a_paper_is_that_papers_cleaning_and_scaling(name: str, clinic: Path) -> None:
+    mv = (np.load(clinic / "ecg.npy")[[0, 5, 40]] * ECG_MILLIVOLT).astype(np.float32)
+    x = CleanECG(recipe=name).prepare(mv)
+    exact = cleaning.clean(name, mv.astype(np.float64), 500)
+    assert np.isfinite(x).all()
+    # Storing takes away less than the device's own steps: in each lead, one step times the gain.
+    spread = ecg.clean(mv, 500).std(axis=-1)
+    gain = exact.std(axis=-1) / np.maximum(spread, 1e-9)
+    error = np.abs(x - exact).max(axis=-1)
+    assert (error <= np.where(spread > 0, 0.5 * ECG_MILLIVOLT * gain, 1e-6)).all()
+
+
+def test_recipes_are_cut_and_resampled_behind_their_scaling() -> None:
+    mv = ecg.resample(read_recording(EXAMPLE).ecg_mv, 1000, 500)[None, :, :5000].astype(np.float32)
+    whole = CleanECG(recipe="mmcl_als").prepare(mv)
+    cut = CleanECG(recipe="mmcl_als", seconds=6.0, window=3.0).prepare(mv)
+    assert np.array_equal(cut, whole[..., :3000])
+    slow = CleanECG(recipe="mmcl_als", rate=100).prepare(mv).astype(float)
+    assert np.corrcoef(slow.ravel(), whole.astype(float)[..., ::5].ravel())[0, 1] > 0.99
+
+
+def test_every_recipe_has_a_cost_and_an_unknown_one_names_them() -> None:
+    assert set(CleanECG.COSTS) == {"harmonised", *cleaning.RECIPES}
+    assert CleanECG().cost == CleanECG.COSTS["harmonised"]
+    assert CleanECG(recipe="mmcl_als").estimate()[0] == 1 + 6000 * CleanECG.COSTS["mmcl_als"]
+    with pytest.raises(UserError, match=r"'als'; there is harmonised, mmcl_als") as caught:
+        CleanECG(recipe="als")
+    assert "\n" not in str(caught.value)
+
+
+def test_encoders_read_their_papers_cleaning() -> None:
+    encoder = ECGViT(cleaning="eccl_trend", seconds=4.0, rate=250, first_window=True)
+    expected = CleanECG(
+        cohort=Clinic(), recipe="eccl_trend", window=4.0, rate=250, first_window=True
+    )
+    assert encoder.view(Clinic()) == expected
+
+
 @pytest.mark.parametrize(
-    "view", [CleanECG(), CleanECG(rate=100), RPeaks(), BeatFeatures()], ids=lambda v: str(v.shape)
+    "view",
+    [
+        CleanECG(),
+        CleanECG(rate=100),
+        CleanECG(recipe="eccl_trend"),
+        RPeaks(),
+        BeatFeatures(),
+        MedianBeat(),
+    ],
+    ids=lambda v: f"{type(v).__name__}-{v.shape}",
 )
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_recording_is_treated_as_the_people_are(
@@ -260,6 +324,65 @@ def test_beat_features_are_in_millivolts(clinic: Path, tmp_path: Path) -> None:
     peaks = ecg.r_peaks(cleaned, 500)
     expected = ecg.median_beat(cleaned[list(ecg.INDEPENDENT)], peaks, 500)
     assert np.ptp(beats[0], axis=-1) == pytest.approx(np.ptp(expected, axis=-1), rel=0.1)
+
+
+def spikes(at: np.ndarray, lead: int = 1) -> np.ndarray:
+    """A record of (12, 5000) in mV: sharp beats of 1 mV in lead II, half in the others."""
+    time = np.arange(5000) / 500
+    beat = np.exp(-0.5 * ((time[:, None] - at) / 0.008) ** 2).sum(axis=1)
+    return np.where(np.arange(12)[:, None] == lead, beat, beat / 2)
+
+
+def test_median_beat_is_in_tens_of_device_steps_with_its_peak_in_place() -> None:
+    record = spikes(0.6 + 0.9 * np.arange(11))
+    x = MedianBeat().prepare(record[None].astype(np.float32))[0].astype(float)
+    assert x.shape == (12, 600)
+    assert (np.abs(x).argmax(axis=-1) == 225).all()  # 0.45 s of 500 Hz
+    heights = x[:, 225] - np.median(x, axis=-1)
+    assert heights[1] == pytest.approx(20, rel=0.03)  # 1 mV is 200 steps of 5 uV
+    assert heights[[0, *range(2, 12)]] == pytest.approx(np.full(11, 10), rel=0.03)
+    # 0.9 s later, at the end of the window, the next beat begins.
+    assert x[1, 225 + 360 :].max() < 1.5
+
+
+def test_median_beat_does_not_know_the_rhythm() -> None:
+    regular = spikes(0.6 + 1.4 * np.arange(7))
+    # As many beats, further apart than the window is long, but irregular.
+    irregular = spikes(0.6 + np.cumsum([0, 1.3, 1.55, 1.25, 1.6, 1.3, 1.4]))
+    x, y = MedianBeat().prepare(np.stack([regular, irregular]).astype(np.float32)).astype(float)
+    assert np.abs(x - y).max() < 0.05 * np.abs(x).max()
+
+
+def test_record_without_a_whole_beat_is_a_flat_line() -> None:
+    rng = np.random.default_rng(0)
+    off = np.zeros((12, 5000))
+    noise = 0.002 * rng.normal(size=(12, 5000))
+    lead_off = spikes(0.6 + 0.9 * np.arange(11)) * (np.arange(12) != 3)[:, None]
+    x = MedianBeat().prepare(np.stack([off, noise, lead_off]).astype(np.float32))
+    assert np.isfinite(x).all()
+    assert (x[0] == 0).all()
+    assert (x[2, 3] == 0).all()
+    assert np.abs(x[2]).max() > 9
+    short = spikes(np.array([0.5]))[None, :, :500].astype(np.float32)
+    assert (MedianBeat().prepare(short) == 0).all()  # a second is less than one beat's window
+
+
+def test_median_beat_of_simulated_people(simulated: Path) -> None:
+    """The beat is the median of the device's own steps, by ten, wherever a beat's peak is put."""
+    steps = np.load(simulated / "ecg.npy")[:30]
+    truth = np.load(simulated / "r_peaks.npy")[:30]
+    beats = MedianBeat().prepare((steps * ECG_MILLIVOLT).astype(np.float32)).astype(float)
+    alike, heights = [], []
+    for beat, record, peaks in zip(beats, steps, truth, strict=True):
+        starts = np.round((peaks[(peaks > 0.6) & (peaks < 9)] - 0.45) * 500).astype(int)
+        windows = record[:, starts[:, None] + np.arange(600)] / 10
+        expected = np.median(windows - np.median(windows, axis=-1, keepdims=True), axis=1)
+        here = beat[:, 175:325]
+        lags = [expected[:, 175 + lag : 325 + lag] for lag in range(-25, 26)]
+        alike.append(max(np.corrcoef(here.ravel(), lag.ravel())[0, 1] for lag in lags))
+        heights.append(np.ptp(here) / np.ptp(expected[:, 150:350]))
+    assert np.median(alike) > 0.97
+    assert np.median(heights) == pytest.approx(1, abs=0.1)
 
 
 # ------------------------------------------------------------------------------------- CMR

@@ -13,7 +13,7 @@ from scipy.sparse.linalg import spsolve
 from statsmodels.tsa.seasonal import seasonal_decompose
 
 from benchmark.cohorts import cleaning, ecg
-from benchmark.cohorts.views import BeatFeatures, CleanECG, ECGView, RPeaks
+from benchmark.cohorts.views import BeatFeatures, CleanECG, ECGView, MedianBeat, RPeaks
 
 PEOPLE = 32
 RECIPE_PEOPLE = 4
@@ -33,8 +33,17 @@ def test_clean(benchmark: Callable, ecg_mv: np.ndarray) -> None:
     assert np.isfinite(cleaned).all()
 
 
+VIEWS = [
+    CleanECG(rate=100),
+    *(CleanECG(recipe=name) for name in CleanECG.COSTS),
+    RPeaks(),
+    BeatFeatures(),
+    MedianBeat(),
+]
+
+
 @pytest.mark.parametrize(
-    "view", [CleanECG(rate=100), CleanECG(), RPeaks(), BeatFeatures()], ids=lambda v: str(v.shape)
+    "view", VIEWS, ids=lambda v: f"{type(v).__name__}-{getattr(v, 'recipe', '')}-{v.shape}"
 )
 def test_view(benchmark: Callable, ecg_mv: np.ndarray, view: ECGView) -> None:
     entries = benchmark.pedantic(view.prepare, (ecg_mv,), rounds=3, warmup_rounds=1)
