@@ -129,7 +129,11 @@ def test_simulated_people_come_back_from_their_raw_files(sources):
 
     preset = PRESETS["default"]
     block = draw_block(0, 0, preset)
-    np.testing.assert_array_equal(data.ecg, draw_ecg(block, 0, 0, preset)[0][:PEOPLE])
+    ecg, r_peaks = draw_ecg(block, 0, 0, preset)
+    np.testing.assert_array_equal(data.ecg, ecg[:PEOPLE])
+    complexes = np.isfinite(r_peaks[:PEOPLE]).sum(axis=1)
+    np.testing.assert_array_equal(data.people["qrs_number"], complexes)
+    assert data.people["qrs_duration"].between(60, 250).all()
     drawing = {"frames": 10, "size": 72, "spacing": 2.4}
     for row in range(PEOPLE):
         frames, _ = draw_stack(block, 0, 0, row, preset, **drawing)

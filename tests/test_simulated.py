@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmark.api import UserError
 from benchmark.cohorts.arrays import create_array
-from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, LEADS, CohortData
+from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, ECG_MEASURES, LEADS, CohortData
 from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES
 from benchmark.cohorts.simulated import SimulatedCohort
 from benchmark.cohorts.simulated import latent as latent_module
@@ -86,7 +86,7 @@ def test_folder_is_what_cohort_data_reads(cohort: CohortData) -> None:
         assert images.shape == (PEOPLE, *shape)
         assert images.dtype == np.uint8
     assert cohort.about == {"spacing": 2.74}
-    assert list(cohort.people.columns) == ["id", *COVARIATES]
+    assert list(cohort.people.columns) == ["id", *COVARIATES, *ECG_MEASURES]
     assert list(cohort.people["id"].iloc[[0, -1]]) == ["SIM-000001", "SIM-000400"]
     assert list(cohort.hash_id.iloc[[0, -1]]) == ["9000001", "9000400"]
     assert set(cohort.people["sex"]) == {0.0, 1.0}
@@ -364,7 +364,7 @@ def test_ecg_and_cine_share_only_the_cardiac_state(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("benchmark.cohorts.simulated.ecg.generator", elsewhere)
     after = simulate_block(cohort, 0)
     assert not np.array_equal(before["ecg"], after["ecg"])
-    for name in after.keys() - {"ecg", "r_peaks"}:
+    for name in after.keys() - {"ecg", "r_peaks", "ecg_measures"}:
         assert np.array_equal(before[name], after[name]), name
 
 

@@ -56,6 +56,20 @@ def test_ecg_and_cmr_come_from_the_earliest_visit_that_has_both():
     assert labels.same_visit(files()).empty
 
 
+def test_ecg_measures_are_those_of_the_visit(read):
+    table = read(
+        {
+            "22338-2.0": {ANNE: 11, BEN: 12},
+            "22338-3.0": {BEN: 9},
+            "12340-2.0": {ANNE: 0, BEN: 88},
+        }
+    )
+    found = labels.ecg_measures(table, VISITS)
+    assert found["qrs_number"].to_dict() == {BEN: 9, ANNE: 11}
+    assert found["qrs_duration"].isna().all(), "no width is 0, and Ben's is of another visit"
+    assert labels.ecg_measures(read({"31-0.0": {ANNE: 1}}), VISITS).isna().all(axis=None)
+
+
 def test_phenotypes_are_those_of_the_visit(read):
     table = read(
         {

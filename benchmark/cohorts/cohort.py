@@ -20,6 +20,7 @@ ECG_SAMPLES = 5000
 ECG_MILLIVOLT = 0.005  # one step of the stored int16 is 5 uV, as UK Biobank's devices store it
 
 COVARIATES = ("age", "sex", "height", "weight")
+ECG_MEASURES = ("qrs_number", "qrs_duration")  # complexes in 10 s, ms
 DIAGNOSES = ("CAD", "AF", "DM", "HF", "CM", "MI")
 
 
@@ -53,7 +54,10 @@ class CohortData:
 
     @functools.cached_property
     def people(self) -> pd.DataFrame:
-        """``id`` (SIM-k, or a pseudonym), age (years), sex (1 male), height (cm), weight (kg)."""
+        """``id`` (SIM-k, or a pseudonym), age (years), sex (1 male), height (cm), weight (kg).
+
+        Where the source measured them, `ECG_MEASURES` of the person's ECG as well.
+        """
         return self._table("people")
 
     @functools.cached_property

@@ -30,3 +30,8 @@ def fraction_rank(ids: Iterable[str], replicate: int) -> np.ndarray:
     The same person is therefore in 10% whenever they are in 1%.
     """
     return np.array([_uniform(f"ecgcmr-bench/fraction/1/{replicate}/{i}") for i in ids])
+
+
+def balance_rank(ids: Iterable[str]) -> np.ndarray:
+    """Return u in [0, 1): those with the smallest stand for all where classes are balanced."""
+    return np.array([_uniform(f"ecgcmr-bench/balance/1/{i}") for i in ids])

@@ -54,7 +54,7 @@ class SimulatedCohort(Cohort):
 
     name: ClassVar[str] = "simulated"
     simulated: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     pools: ClassVar[bool] = True
 
     preset: str = "default"
@@ -175,16 +175,18 @@ class SimulatedCohort(Cohort):
         import pandas as pd
         from safetensors.numpy import load_file
 
-        from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES
+        from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, ECG_MEASURES
         from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES
 
         columns = {
-            "people": COVARIATES,
+            "people": [*COVARIATES, *ECG_MEASURES],
             "phenotypes": PHENOTYPE_NAMES,
             "diagnoses": DIAGNOSES,
             "truth": [*PHENOTYPE_NAMES, "heart_rate", "af_rhythm", "es_frame"],
         }
         parts = [load_file(block_file(context.resume, block)) for block in blocks]
+        for part in parts:
+            part["people"] = np.concatenate([part["people"], part["ecg_measures"]], 1)
         numbers = range(1, self.people + 1)
         for name in columns:
             rows = np.concatenate([part[name] for part in parts])[: self.people]
@@ -220,18 +222,22 @@ def simulate_block(cohort: SimulatedCohort, block: int) -> dict[str, np.ndarray]
     Returns
     -------
     dict
-        The block's rows of all arrays and of the four tables that `CohortData` reads.
+        The block's rows of all arrays and of the four tables that `CohortData` reads; the columns
+        of ``people`` that are about the ECG, and so may be a stranger's, are ``ecg_measures``.
     """
     import numpy as np
 
     from benchmark.cohorts.simulated.cine import draw_short_axis
-    from benchmark.cohorts.simulated.ecg import draw_ecg
+    from benchmark.cohorts.simulated.ecg import draw_ecg, draw_parameters
+    from benchmark.cohorts.simulated.latent import Stream, generator
     from benchmark.cohorts.simulated.long_axis import draw_long_axis
     from benchmark.cohorts.simulated.population import draw_block
 
     state, preset = cohort.random_state, PRESETS[cohort.preset]
     drawn = draw_block(state, block, preset)
     ecg, r_peaks = draw_ecg(drawn, state, block, preset)
+    # The recording starts from the same numbers; its complexes are as wide as this says.
+    qrs = draw_parameters(drawn.recorded, preset, generator(state, Stream.ECG, block)).qrs
     pixels = {"frames": cohort.frames, "size": cohort.size, "spacing": cohort.spacing}
     short_axis = draw_short_axis(drawn, state, block, preset, **pixels)
     person = drawn.person
@@ -244,6 +250,7 @@ def simulate_block(cohort: SimulatedCohort, block: int) -> dict[str, np.ndarray]
         "long_axis": draw_long_axis(drawn, state, block, preset, **pixels),
         "masks": short_axis.masks,
         "people": np.stack([person.age, person.male, person.height, person.weight], 1),
+        "ecg_measures": np.stack([np.isfinite(r_peaks).sum(1), qrs], 1),
         "phenotypes": drawn.measured,
         "diagnoses": person.diagnoses,
         "truth": np.concatenate([drawn.truth, rest], 1),

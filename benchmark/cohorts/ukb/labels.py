@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
 from benchmark.api import UserError
-from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES
+from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, ECG_MEASURES
 from benchmark.cohorts.phenotypes import PHENOTYPES
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ HEIGHT = (50, 12144)
 """Standing height in cm; the second, measured before the scan, where the first is missing."""
 WEIGHT = (21002, 12143)
 """Weight in kg; the second, measured before the scan, where the first is missing."""
+QRS_NUMBER, QRS_DURATION = 22338, 12340
+"""What the device read off the resting ECG: complexes in 10 s, and their width in ms."""
 CODES, CODE_DATES = 41270, 41280
 """ICD-10 codes of hospital stays, and the date of the first stay with the code at that place."""
 
@@ -45,6 +47,7 @@ FIRST_OCCURRENCE: Mapping[str, int] = MappingProxyType(
 
 FIELDS = frozenset(
     {SEX, BIRTH_YEAR, BIRTH_MONTH, VISIT_DATE, AGE, *HEIGHT, *WEIGHT, CODES, CODE_DATES}
+    | {QRS_NUMBER, QRS_DURATION}
     | {p.field for p in PHENOTYPES}
     | set(FIRST_OCCURRENCE.values())
 )
@@ -187,6 +190,23 @@ def covariates(table: Table, visits: pd.Series) -> pd.DataFrame:
         columns[name] = measured.where(measured > 0, _at_visit(visits, table.numbers, second))
     frame = pd.DataFrame(columns, people)[list(COVARIATES)]
     return frame.where((frame > 0) | (frame.columns == "sex"))
+
+
+def ecg_measures(table: Table, visits: pd.Series) -> pd.DataFrame:
+    """Return what the device read off the ECG of each person's visit.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``qrs_number`` (complexes in 10 s) and ``qrs_duration`` (ms), NaN where missing or not
+        positive, indexed by id.
+    """
+    import pandas as pd
+
+    fields = dict(zip(ECG_MEASURES, (QRS_NUMBER, QRS_DURATION), strict=True))
+    columns = {name: _at_visit(visits, table.numbers, field) for name, field in fields.items()}
+    frame = pd.DataFrame(columns, visits.index)
+    return frame.where(frame > 0)
 
 
 def diagnoses(

@@ -54,6 +54,7 @@ from benchmark.cohorts.ukb.labels import (
     SHORT_AXIS,
     covariates,
     diagnoses,
+    ecg_measures,
     phenotypes,
     same_visit,
 )
@@ -231,7 +232,7 @@ class _Run:
             )
         visits, out = visits[known], Counter({Reason.NOT_IN_TABLE: int((~known).sum())})
         tables = {
-            "people": covariates(table, visits),
+            "people": covariates(table, visits).join(ecg_measures(table, visits)),
             "phenotypes": phenotypes(table, visits),
             "diagnoses": diagnoses(table, visits, sources.endpoints, sources.when),
         }

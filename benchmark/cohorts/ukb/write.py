@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from benchmark.api import UserError
 from benchmark.cohorts.cohort import DIAGNOSES
-from benchmark.cohorts.ukb.labels import ECG, LONG_AXIS, SHORT_AXIS
+from benchmark.cohorts.ukb.labels import ECG, LONG_AXIS, QRS_DURATION, QRS_NUMBER, SHORT_AXIS
 from benchmark.cohorts.ukb.tables import GRAMMARS
 
 if TYPE_CHECKING:
@@ -235,6 +235,16 @@ class _Session:
         rng = generator(self.random_state, Stream.MEASUREMENT, self.index)
         return measure(self.block.truth, self.block.person, self.preset, rng)
 
+    def ecg_measures(self, row: int) -> dict[int, int]:
+        """Return what the device reads off one recording of the block, by field."""
+        import numpy as np
+
+        _, r_peaks = self.ecg
+        return {
+            QRS_NUMBER: int(np.isfinite(r_peaks[row]).sum()),
+            QRS_DURATION: round(float(self.parameters.qrs[row])),
+        }
+
     def write(self, path: Path, field: int, person: Participant, visit: Visit, row: int) -> None:
         """Write one bulk file."""
         if field == ECG:
@@ -303,20 +313,20 @@ def _participant(
     first = _FIRST_IMAGING + timedelta(days=int(rng.integers(_IMAGING_DAYS)))
     height, weight = round(float(latent.height[row]), 1), round(float(latent.weight[row]), 1)
 
-    def visit(years: int, gained: float, phenotypes: np.ndarray | None) -> Visit:
+    def visit(years: int, gained: float, session: _Session | None = None) -> Visit:
         return Visit(
             day=first + timedelta(days=round(365.25 * years)),
             age=int(latent.age[row]) + years,
             height=height,
             weight=round(weight + gained, 1),
-            phenotypes=phenotypes,
+            phenotypes=None if session is None else session.phenotypes[row],
+            ecg={} if session is None else session.ecg_measures(row),
         )
 
-    visits = {0: visit(_SINCE_BASELINE, rng.normal(-2, 3), None)}
+    visits = {0: visit(_SINCE_BASELINE, rng.normal(-2, 3))}
     for session, instance in zip(sessions, imaging_visits(number), strict=False):
-        phenotypes = session.phenotypes[row]
         years, gained = (_UNTIL_REPEAT, rng.normal(0, 2)) if session.repeat else (0, 0.0)
-        visits[instance] = visit(years, gained, phenotypes)
+        visits[instance] = visit(years, gained, session)
     return Participant(
         eid=simulation.id_of(number),
         male=bool(latent.male[row]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -44,6 +44,7 @@ _WITH_INSTANCES = {
     labels.AGE,
     *labels.HEIGHT,
     *labels.WEIGHT,
+    *(labels.QRS_NUMBER, labels.QRS_DURATION),
     *(p.field for p in PHENOTYPES),
 }
 
@@ -52,7 +53,8 @@ _WITH_INSTANCES = {
 class Visit:
     """What was measured when somebody came: date, whole years, cm, kg.
 
-    ``phenotypes`` (82,) in the order of `PHENOTYPES`, or None without images.
+    ``phenotypes`` (82,) in the order of `PHENOTYPES`, or None without images; ``ecg`` what the
+    device read off the ECG, by field.
     """
 
     day: date
@@ -60,6 +62,7 @@ class Visit:
     height: float
     weight: float
     phenotypes: np.ndarray | None = None
+    ecg: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def participant_cells(person: Participant, rng: np.random.Generator) -> dict[Cel
     for instance, visit in person.visits.items():
         cells[Cell(labels.VISIT_DATE, instance)] = visit.day
         cells[Cell(labels.AGE, instance)] = visit.age
+        cells |= {Cell(number, instance): value for number, value in visit.ecg.items()}
         imaged = visit.phenotypes is not None
         if imaged:
             cells[Cell(height_before_scan, instance)] = visit.height
