@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
-from benchmark.stage import UNSET, Context, Spec, Stage, has_field
+from benchmark.stage import UNSET, Context, Spec, Stage, has_field, values_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,6 +91,9 @@ class Recipe(Spec):
     ``optimiser`` "adam" couples the decay with the gradient, as plain L2; ``decay_all`` decays
     biases, norms and learned tokens too. Training stops early after ``patience`` rounds without a
     better validation loss (0: never); ``keep`` says which round's weights are the result.
+    ``balance`` says who of the training people is shown where one disease is learned: everyone,
+    all positives with as many others, the same ones always ("static"), or all positives over and
+    over, each time with the next twice as many others ("chunks").
     """
 
     updates: int = 0
@@ -106,6 +109,7 @@ class Recipe(Spec):
     decay_all: bool = False
     patience: int = 0
     keep: Literal["best", "last"] = "best"
+    balance: Literal["", "static", "chunks"] = ""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
@@ -181,7 +185,7 @@ class Trainable(Stage):
         raise NotImplementedError
 
     def initial_weights(self) -> Mapping[str, Stage]:
-        """Parts that start from the part of the same name of an already trained stage."""
+        """Parts, or parts of parts by dotted path, that start from those of a trained stage."""
         return {}
 
     def fit(self, encoders: Encoders, people: TrainingPeople) -> None:
@@ -217,7 +221,8 @@ class Trainable(Stage):
 
     def estimate(self) -> tuple[float, float]:
         """Return 4 ms a person and update, of a small transformer on two cores."""
-        return 1 + 4e-3 * self.recipe.updates * self.recipe.batch_size, 2e6
+        rounds, steps = self.recipe.steps(int(0.7 * getattr(self.cohort, "people", 6000)))
+        return 1 + 4e-3 * rounds * steps * self.recipe.batch_size, 2e6
 
 
 @dataclass(frozen=True)
@@ -227,6 +232,7 @@ class Variant:
     ``role``: only ``ranked`` variants enter rankings; ``reference`` rows stand beside them and
     ``control`` rows test a claim. ``head`` ties this variant to a head, as `Method.head` does all.
     ``protocol`` names the way from encoder to predictions that the paper track uses for it.
+    ``paper`` is where this row was published, when that is not the class's.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -235,6 +241,7 @@ class Variant:
     summary: str = ""
     head: str | None = None
     protocol: str = ""
+    paper: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +263,15 @@ class Method(Trainable):
 
     @property
     def label(self) -> str:
+        """Its name and, where it learns labels, whose: ``eccl (cvd 0.1)``."""
+        fraction = next(values_of(self, "fraction"), UNSET)
+        task = next(values_of(self, "task"), UNSET)
+        if fraction is UNSET:
+            return self.group
+        return f"{self.group} ({'labels' if task is UNSET else task.label} {fraction:g})"
+
+    @property
+    def group(self) -> str:
         """Name of the variant that these fields are, or of the class."""
         if self.variant:
             return self.variant
@@ -276,6 +292,18 @@ class Method(Trainable):
     def uses_labels(self) -> bool:
         """True when labels enter the representation: this stage or an input has a fraction."""
         return has_field(self, "fraction")
+
+    @classmethod
+    def named(cls, variant: str) -> Self:
+        """Return the method in one of its named settings, for others to build on."""
+        return cls(**cls.variants[variant].fields)
+
+    def finetuned(self) -> Self:
+        """Return the method as the ``finetune`` head goes on with it.
+
+        Its encoder must load this one's weights; its input may be augmented in another way.
+        """
+        return self
 
     def ecg_input(self, batch: Batch) -> torch.Tensor:
         """Return the crop of ``batch.ecg`` that the encoder reads, augmented in training."""
@@ -346,6 +374,8 @@ class Task(Spec):
     """Task whose targets label-using methods learn, at all labels; empty: this one's."""
     needs: ClassVar[tuple[str, ...]] = ()
     """What a cohort must hold for its people to have targets: ``cmr`` for CMR phenotypes."""
+    given: ClassVar[tuple[str, ...]] = ()
+    """Modalities that hold the targets themselves: nothing is predicted from them."""
     minimum_training: ClassVar[int] = 0
     """Training people (positives, for classification) below which a cell is not estimable."""
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -357,6 +387,14 @@ class Task(Spec):
     def names(self) -> tuple[str, ...]:
         """Targets that are predicted, in the order of ``target_names``."""
         return tuple(n for n in self.target_names if not self.only or n in self.only)
+
+    @property
+    def label(self) -> str:
+        """Its name and the part it is restricted to, such as ``cvd/AF`` or ``phenotype/LV``."""
+        if not self.only:
+            return self.name
+        whole = {tuple(n for n in self.target_names if n in g): k for k, g in self.groups.items()}
+        return f"{self.name}/{whole.get(self.names, '+'.join(self.names))}"
 
     def targets(self, cohort: Any) -> pd.DataFrame:
         """Return one row per person of the cohort (a `CohortData`), NaN where not eligible.

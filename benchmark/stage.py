@@ -162,15 +162,17 @@ def identity_fields(spec: Spec) -> list[dataclasses.Field]:
     return [f for f in dataclasses.fields(spec) if f.metadata.get("identity", True)]
 
 
+def values_of(spec: Spec, name: str) -> Iterator[Any]:
+    """Yield what identity fields of that name hold, of the spec and then of those nested in it."""
+    fields = identity_fields(spec)
+    yield from (getattr(spec, f.name) for f in fields if f.name == name)
+    for nested in (s for f in fields for s in _specs_in(getattr(spec, f.name))):
+        yield from values_of(nested, name)
+
+
 def has_field(spec: Spec, name: str) -> bool:
     """Return True when the spec or any spec nested in it has an identity field of that name."""
-    if any(f.name == name for f in identity_fields(spec)):
-        return True
-    return any(
-        has_field(nested, name)
-        for f in identity_fields(spec)
-        for nested in _specs_in(getattr(spec, f.name))
-    )
+    return any(True for _ in values_of(spec, name))
 
 
 def rewrite(spec: Spec, changes: Callable[[Spec], Mapping[str, Any]]) -> Spec:

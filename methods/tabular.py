@@ -25,7 +25,13 @@ class Tabular(Method):
 
     paper: ClassVar[str] = "Turgut et al., Medical Image Analysis 101 (2025) 103451"
     variants: ClassVar[Mapping[str, Variant]] = {
-        "tabular": Variant(tracks=("harmonised",), role="reference")
+        "tabular": Variant(tracks=("harmonised",), role="reference"),
+        "tabular@mmcl": Variant(
+            tracks=("paper",),
+            role="reference",
+            protocol="tabular",
+            summary="Gradient-boosted trees on age, sex, height and weight, MMCL's search.",
+        ),
     }
     head: ClassVar[str] = "xgboost"
 

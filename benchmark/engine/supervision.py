@@ -22,11 +22,24 @@ class Supervision(nn.Module):
         Number of outputs.
     classification
         Whether targets are 0 or 1.
+    smoothing
+        Share of a training label that is spread over both classes.
+    balanced
+        Whether training shows the classes balanced: a positive weighs more on validation people
+        alone, who are as prevalence makes them.
     """
 
-    def __init__(self, width: int, targets: int, classification: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        targets: int,
+        classification: bool,
+        smoothing: float = 0.0,
+        balanced: bool = False,
+    ) -> None:
         super().__init__()
         self.classification = classification
+        self.smoothing, self.balanced = smoothing, balanced
         self.linear = nn.Linear(width, targets)
         self.register_buffer("positive_weight", torch.ones(targets))
 
@@ -48,7 +61,11 @@ class Supervision(nn.Module):
         observed = labels.isfinite()
         if self.classification:
             # Divided by the total weight: the loss of a coin is log 2 whatever the prevalence.
-            importance = observed * (1 + target * (self.positive_weight - 1))
+            importance = observed.float()
+            if not (self.balanced and self.training):
+                importance = importance * (1 + target * (self.positive_weight - 1))
+            if self.smoothing and self.training:
+                target = target * (1 - self.smoothing) + self.smoothing / 2
             error = F.binary_cross_entropy_with_logits(output, target, reduction="none")
         else:
             importance = observed.float()

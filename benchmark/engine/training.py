@@ -12,7 +12,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from torch import nn
 
 from benchmark.api import Batch, Context, Recipe, Trainable, UserError, View
 from benchmark.cohorts.cohort import CohortData
+from benchmark.cohorts.splits import balance_rank
 from benchmark.encoders import Encoders
+from benchmark.engine.balance import shown
 
 VALIDATION_BATCH = 64  # fixed: a contrastive validation loss depends on it
 
@@ -34,10 +36,20 @@ class NonFiniteLossError(RuntimeError):
 
 
 class _People:
-    """The views of one set of people, memory-mapped, with their labels."""
+    """The views of one set of people, memory-mapped, with their labels.
 
-    def __init__(self, views: dict[str, np.ndarray], rows: np.ndarray, labels: np.ndarray | None):
+    ``parts`` are the groups that an epoch shows one after another.
+    """
+
+    def __init__(
+        self,
+        views: dict[str, np.ndarray],
+        rows: np.ndarray,
+        labels: np.ndarray | None,
+        parts: list[np.ndarray] | None = None,
+    ) -> None:
         self.views, self.rows, self.labels = views, rows, labels
+        self.parts = [np.arange(len(rows))] if parts is None else parts
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,7 +111,10 @@ def train(trainable: Trainable, context: Context) -> None:
         When a training or validation loss is not finite.
     """
     training, validation, scaling = _people(trainable, context)
-    if not len(training) or not len(validation):
+    # A fraction without a label teaches nothing, which is no fault: heads count the same people and
+    # call the cell not estimable.
+    idle = scaling.get("labelled_people") == 0
+    if not idle and not (len(training) and len(validation)):
         raise UserError(f"{trainable.label}: there are no training or no validation people")
     encoders = build(trainable)
     for part, source in trainable.initial_weights().items():
@@ -107,12 +122,13 @@ def train(trainable: Trainable, context: Context) -> None:
         own = {
             k.removeprefix(f"{part}."): v for k, v in weights.items() if k.startswith(f"{part}.")
         }
-        getattr(encoders, part).load_state_dict(own)
-    trainable.fit(encoders, training)
+        encoders.get_submodule(part).load_state_dict(own)
+    if not idle:
+        trainable.fit(encoders, training)
 
     history: list[dict[str, float]] = []
     best = {k: v.clone() for k, v in encoders.state_dict().items()}
-    if trainable.trained:
+    if trainable.trained and not idle:
         best, history = _optimise(trainable, encoders, training, validation, context)
     _write(context.out / "weights.safetensors", save({k: v.contiguous() for k, v in best.items()}))
     record = {"history": history, "training_people": len(training), **scaling}
@@ -127,12 +143,13 @@ def _optimise(
     context: Context,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     recipe = trainable.recipe
-    rounds, steps = recipe.steps(len(training))
+    order = _Order(trainable.digest, training.parts, recipe.batch_size)
+    rounds, steps = recipe.steps(order.length)
     fabric = Fabric(accelerator=context.device, devices=1, precision=recipe.precision)
     frozen = trainable.frozen(encoders)
     for module in frozen:
         module.requires_grad_(False)
-    groups = trainable.parameter_groups(encoders) or _decayed(encoders, recipe)
+    groups = trainable.parameter_groups(encoders) or decay_groups(encoders.parameters(), recipe)
     optimisers = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     optimiser = optimisers[recipe.optimiser](
         groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True, weight_decay=0.0
@@ -151,8 +168,6 @@ def _optimise(
         note = f"resumed after round {first} of {rounds}"
         context.progress(first * steps, rounds * steps, "updates", note)
 
-    size = min(recipe.batch_size, len(training))
-    order = _Order(trainable.digest, len(training), size)
     total = rounds * steps
     for current in range(first, rounds):
         if recipe.patience and _rounds_since_best(history) >= recipe.patience:
@@ -233,6 +248,11 @@ def _people(trainable: Trainable, context: Context) -> tuple[_People, _People, d
     A stage with labels gets the training people whose label lies in its fraction, one that has use
     for the unlabelled (`Trainable.unlabelled`) the others too, their labels missing; numbers that
     are not 0/1 are z-scored with the labelled people's mean and SD.
+
+    Raises
+    ------
+    UserError
+        When no training person of the cohort has a label, whatever the fraction.
     """
     cohort = CohortData(context.open(trainable.cohort))
     views = {name: open_view(view, context) for name, view in trainable.views().items()}
@@ -241,8 +261,11 @@ def _people(trainable: Trainable, context: Context) -> tuple[_People, _People, d
     if table is None:
         return _People(views, cohort.rows("train"), None), _People(views, validation, None), {}
     values = table.to_numpy(np.float64)
+    known = np.isfinite(values).any(axis=1)
+    if not known[cohort.rows("train")].any():
+        raise UserError(f"{trainable.label}: no training person of the cohort has a label")
     labelled = cohort.labelled(trainable.seed, trainable.fraction)
-    labelled = labelled[np.isfinite(values[labelled]).any(axis=1)]
+    labelled = labelled[known[labelled]]
     observed = values[labelled]
     binary = np.isin(observed[np.isfinite(observed)], (0, 1)).all()
     mean = np.zeros(values.shape[1]) if binary else np.nanmean(observed, axis=0)
@@ -253,30 +276,42 @@ def _people(trainable: Trainable, context: Context) -> tuple[_People, _People, d
         values[np.setdiff1d(train, labelled)] = np.nan
     else:
         train = labelled
-        validation = validation[np.isfinite(values[validation]).any(axis=1)]
+        validation = validation[known[validation]]
     scaling = {
+        "labelled_people": len(labelled),
         "targets": list(table.columns),
         "mean": mean.tolist(),
         "deviation": deviation.tolist(),
-        "positive_share": np.nanmean(observed, axis=0).tolist() if binary else None,
+        "positive_share": np.nanmean(observed, 0).tolist() if binary and len(observed) else None,
     }
+    parts = None
+    if trainable.recipe.balance and binary and len(labelled):
+        if values.shape[1] > 1:
+            raise UserError(f"{trainable.label}: the classes of one disease at a time are balanced")
+        rank = balance_rank(cohort.hash_id.iloc[train])
+        parts = shown(trainable.recipe.balance, values[train, 0], rank)
     return (
-        _People(views, train, values[train]),
+        _People(views, train, values[train], parts),
         _People(views, validation, values[validation]),
         scaling,
     )
 
 
 class _Order:
-    """Which people make up the batch of a step: one shuffle after another, without end."""
+    """Which people make up the batch of a step: one shuffle after another, without end.
 
-    def __init__(self, digest: str, people: int, size: int) -> None:
-        self.digest, self.people, self.size = digest, people, size
+    A shuffle keeps the ``parts`` of an epoch in their order and mixes the people of each.
+    """
+
+    def __init__(self, digest: str, parts: list[np.ndarray], batch_size: int) -> None:
+        self.digest, self.parts = digest, parts
+        self.length = sum(len(part) for part in parts)
+        self.size = min(batch_size, self.length)
         self._shuffles: dict[int, np.ndarray] = {}
 
     def at(self, step: int) -> np.ndarray:
         place = np.arange(step * self.size, (step + 1) * self.size)
-        passes, index = np.divmod(place, self.people)
+        passes, index = np.divmod(place, self.length)
         return np.array(
             [self._shuffle(p)[i] for p, i in zip(passes.tolist(), index.tolist(), strict=True)]
         )
@@ -285,7 +320,8 @@ class _Order:
         if number not in self._shuffles:
             self._shuffles = {n: s for n, s in self._shuffles.items() if n == number - 1}
             generator = np.random.default_rng(_seed(self.digest, "order", number))
-            self._shuffles[number] = generator.permutation(self.people)
+            mixed = [part[generator.permutation(len(part))] for part in self.parts]
+            self._shuffles[number] = np.concatenate(mixed)
         return self._shuffles[number]
 
 
@@ -297,10 +333,10 @@ def _schedule(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, total - rise)))
 
 
-def _decayed(encoders: Encoders, recipe: Recipe) -> list[dict[str, Any]]:
-    """Weight decay on matrices only, unless told: not on biases, norms and learned tokens."""
+def decay_groups(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dict[str, Any]]:
+    """Decay the weights of matrices alone, unless told: not of biases, norms, learned tokens."""
     matrices, others = [], []
-    for parameter in encoders.parameters():
+    for parameter in parameters:
         if parameter.requires_grad:
             flat = sum(n > 1 for n in parameter.shape) < 2 and not recipe.decay_all
             (others if flat else matrices).append(parameter)

@@ -8,14 +8,17 @@ people each target had.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from benchmark.api import Cohort, Context, Predictions, Task
 from benchmark.cohorts.cohort import CohortData
+from benchmark.cohorts.splits import balance_rank
+from benchmark.engine.balance import matched
 from benchmark.evaluation.embed import Embed
 from benchmark.stage import UNSET, Stage
 
@@ -25,13 +28,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Head(Stage):
-    """A head on the frozen features of one modality, fitted on one label fraction."""
+    """A head on the frozen features of one modality, fitted on one label fraction.
+
+    With ``balance`` "static" each disease is fitted on its positives and one fixed sample of as
+    many others (`benchmark.engine.balance.matched`); values are not concerned.
+    """
 
     embedding: Embed = Embed()
     modality: str = UNSET
     task: Task = UNSET
     fraction: float = UNSET
     seed: int = UNSET
+    balance: Literal["", "static"] = ""
 
     @property
     def cohort(self) -> Cohort:
@@ -41,7 +49,7 @@ class Head(Stage):
     @property
     def label(self) -> str:
         """Say which head, on what."""
-        what = f"{self.task.name} {self.fraction:g}"
+        what = f"{self.task.label} {self.fraction:g}"
         return f"{type(self).__name__} of {self.embedding.method.label} on {what}"
 
     @property
@@ -53,13 +61,23 @@ class Head(Stage):
         """Fit every target on its labelled people, then predict validation and test."""
         cohort = CohortData(context.open(self.cohort))
         table = self.task.targets(cohort)
-        x = scaled(np.load(context.open(self.embedding) / f"{self.modality}.npy"), cohort)
+        x = np.load(context.open(self.embedding) / f"{self.modality}.npy")
+        x = self.prepare(x.astype(np.float64), cohort.rows("train"))
         labelled = cohort.labelled(self.seed, self.fraction)
+        if self.balance and self.task.kind == "classification":
+            table = _balanced(table, labelled, cohort)
         validation, test = cohort.rows("validation"), cohort.rows("test")
         y = table.to_numpy(np.float64)
         fitted = self.fit(context, x[labelled], y[labelled], x[validation], y[validation])
         save_predictions(context, fitted(x[validation]), fitted(x[test]))
         record_fit(context, table, labelled)
+
+    def prepare(self, x: np.ndarray, train: np.ndarray) -> np.ndarray:
+        """Z-score the features (people, width) with the training people's mean and SD.
+
+        Scaling needs no labels, so it reads all training people whatever the fraction.
+        """
+        return (x - x[train].mean(0)) / np.maximum(x[train].std(0), 1e-9)
 
     def fit(self, context: Context, x, y, x_validation, y_validation) -> Any:
         """Return a function from features (people, width) to predictions (people, targets)."""
@@ -74,13 +92,14 @@ class Head(Stage):
         return 1.5, 2e5
 
 
-def scaled(x: np.ndarray, cohort: CohortData) -> np.ndarray:
-    """Z-score features with the training people's mean and SD.
-
-    Scaling needs no labels, so it reads all training people whatever the fraction.
-    """
-    everyone = x[cohort.rows("train")].astype(np.float64)
-    return (x - everyone.mean(0)) / np.maximum(everyone.std(0), 1e-9)
+def _balanced(table: pd.DataFrame, labelled: np.ndarray, cohort: CohortData) -> pd.DataFrame:
+    """Blank the labels of the training people outside each disease's static sample."""
+    table, rank = table.astype(float), balance_rank(cohort.hash_id.iloc[labelled])
+    for place, name in enumerate(table.columns):
+        known = labelled[table[name].iloc[labelled].notna()]
+        kept = matched(table[name].to_numpy()[known] == 1, rank[np.isin(labelled, known)])
+        table.iloc[known[~kept], place] = np.nan
+    return table
 
 
 def test_predictions(task: Task, folder: Path, cohort: CohortData) -> Predictions:
@@ -88,6 +107,10 @@ def test_predictions(task: Task, folder: Path, cohort: CohortData) -> Prediction
     target = task.targets(cohort).to_numpy(np.float64)[cohort.rows("test")]
     prediction = np.load(folder / "test.npy")
     return Predictions(task.names, {"target": target, "prediction": prediction})
+
+
+PREDICTED = ("test.npy", "validation.npy", "fit.json")
+"""Files that every head leaves."""
 
 
 def save_predictions(context: Context, validation: np.ndarray, test: np.ndarray) -> None:
@@ -110,18 +133,58 @@ def record_fit(context: Context, table: pd.DataFrame, labelled: np.ndarray) -> N
 class LinearHead(Head):
     """Linear probe: ridge or class-weighted logistic regression, penalty chosen on validation.
 
-    Also leaves ``weights.npy`` (width, targets) and ``intercept.npy`` for single recordings.
+    ``penalised`` False is ordinary least squares, PTACL's probe (Selivanov et al. 2025, Table 2);
+    diseases, which that paper does not predict, keep their penalty. Also leaves ``weights.npy``
+    (width, targets) and ``intercept.npy`` for single recordings.
     """
+
+    penalised: bool = True
 
     def fit(self, context: Context, x, y, x_validation, y_validation) -> Any:
         """Fit all targets; the chosen penalties go to ``penalties.json``."""
-        fit = logistic if self.task.kind == "classification" else ridge
-        weights, intercept, penalties = fit(x, y, x_validation, y_validation)
+        if self.task.kind == "classification":
+            weights, intercept, penalties = logistic(x, y, x_validation, y_validation)
+        elif self.penalised:
+            weights, intercept, penalties = ridge(x, y, x_validation, y_validation)
+        else:
+            weights, intercept = least_squares(x, y)
+            penalties = [0.0] * y.shape[1]
         chosen = dict(zip(self.task.names, penalties, strict=True))
         (context.out / "penalties.json").write_text(json.dumps(chosen, indent=1))
         np.save(context.out / "weights.npy", weights)
         np.save(context.out / "intercept.npy", intercept)
         return lambda features: features @ weights + intercept
+
+
+def patterns(y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the people who have a target (boolean) and the targets (numbers) they all have.
+
+    Targets (people, targets) that are missing for the same people are fitted together; a target
+    that fewer than two people have is left out.
+    """
+    observed = np.isfinite(y)
+    for pattern in np.unique(observed, axis=1).T:
+        if pattern.sum() >= 2:
+            yield pattern, np.flatnonzero((observed == pattern[:, None]).all(axis=0))
+
+
+def least_squares(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ordinary least squares; with dependent features the solution with the smallest weights.
+
+    Returns
+    -------
+    weights
+        (width, targets).
+    intercept
+        (targets,).
+    """
+    weights, intercept = np.zeros((x.shape[1], y.shape[1])), np.zeros(y.shape[1])
+    for people, columns in patterns(y):
+        xs, ys = x[people], y[np.ix_(people, columns)]
+        centre, level = xs.mean(0), ys.mean(0)
+        weights[:, columns] = np.linalg.lstsq(xs - centre, ys - level, rcond=None)[0]
+        intercept[columns] = level - centre @ weights[:, columns]
+    return weights, intercept
 
 
 RIDGE_PENALTIES = 10.0 ** np.arange(-1.0, 6.01, 0.5)
@@ -143,12 +206,8 @@ def ridge(x, y, x_validation, y_validation) -> tuple[np.ndarray, np.ndarray, lis
     width, targets = x.shape[1], y.shape[1]
     weights, intercept = np.zeros((width, targets)), np.zeros(targets)
     penalties = [float("nan")] * targets
-    observed = np.isfinite(y)
-    for pattern in np.unique(observed, axis=1).T:
-        columns = np.flatnonzero((observed == pattern[:, None]).all(axis=0))
-        if pattern.sum() < 2:
-            continue
-        xs, ys = x[pattern], y[np.ix_(pattern, columns)]
+    for people, columns in patterns(y):
+        xs, ys = x[people], y[np.ix_(people, columns)]
         centre, level = xs.mean(0), ys.mean(0)
         values, vectors = np.linalg.eigh((xs - centre).T @ (xs - centre))
         projected = vectors.T @ ((xs - centre).T @ (ys - level))
@@ -197,71 +256,3 @@ def logistic(x, y, x_validation, y_validation) -> tuple[np.ndarray, np.ndarray, 
                 best, penalties[column] = quality, float(1 / strength)
                 weights[:, column], intercept[column] = model.coef_[0], model.intercept_[0]
     return weights, intercept, penalties
-
-
-XGBOOST_DEPTHS = (1, 2, 3, 4)
-XGBOOST_ROUNDS = 300
-
-
-@dataclass(frozen=True, kw_only=True)
-class XGBoostHead(Head):
-    """Gradient-boosted trees; depth and number of rounds chosen on validation.
-
-    MMCL (Table I) searches rounds, depth, learning rate and subsampling over 270 points; depth and
-    the number of rounds at learning rate 0.1 stand for that grid here.
-    """
-
-    threads: ClassVar[int] = 2
-
-    def fit(self, context: Context, x, y, x_validation, y_validation) -> Any:
-        """Fit one booster per target with early stopping."""
-        import xgboost
-
-        classify = self.task.kind == "classification"
-        models: list[Any] = []
-        for column in range(y.shape[1]):
-            known, seen = np.isfinite(y[:, column]), np.isfinite(y_validation[:, column])
-            ys, yv = y[known, column], y_validation[seen, column]
-            if known.sum() < 2 or (classify and len(np.unique(ys)) < 2):
-                models.append(None)
-                continue
-            train = xgboost.DMatrix(x[known], ys)
-            watch = xgboost.DMatrix(x_validation[seen], yv)
-            stop = not classify or len(np.unique(yv)) == 2
-            best, best_loss = None, float("inf")
-            for depth in XGBOOST_DEPTHS if stop else XGBOOST_DEPTHS[:1]:
-                options = {
-                    "max_depth": depth,
-                    "eta": 0.1,
-                    "nthread": self.threads,
-                    "seed": self.seed,
-                    "objective": "binary:logistic" if classify else "reg:squarederror",
-                    "eval_metric": "auc" if classify else "rmse",
-                }
-                if classify:
-                    options["scale_pos_weight"] = float((ys == 0).sum() / (ys == 1).sum())
-                model = xgboost.train(
-                    options,
-                    train,
-                    num_boost_round=XGBOOST_ROUNDS if stop else 30,
-                    evals=[(watch, "validation")] if stop else [],
-                    early_stopping_rounds=25 if stop else None,
-                    verbose_eval=False,
-                )
-                loss = (-1 if classify else 1) * model.best_score if stop else 0.0
-                if loss < best_loss:
-                    best, best_loss = model, loss
-            models.append(best)
-            context.progress(column + 1, y.shape[1], "targets")
-
-        def predict(features: np.ndarray) -> np.ndarray:
-            matrix = xgboost.DMatrix(features)
-            out = np.zeros((len(features), len(models)))
-            for column, model in enumerate(models):
-                if model is not None:
-                    last = getattr(model, "best_iteration", model.num_boosted_rounds() - 1)
-                    rounds = (0, last + 1)
-                    out[:, column] = model.predict(matrix, iteration_range=rounds)
-            return out
-
-        return predict

@@ -21,7 +21,7 @@ class Separately(Spec):
     """The wish that ``head`` be fitted to every target, or every group of the task, alone.
 
     Everything that learns labels on the way is bound to the part of the task as well. ``diseases``
-    applies to classification, ``phenotypes`` to regression.
+    applies to classification, ``phenotypes`` to regression; targets of no group make one together.
     """
 
     head: Stage
@@ -31,9 +31,14 @@ class Separately(Spec):
     def bound(self, task: Task, make: Callable[[Task], Stage]) -> Stage:
         """Return the head of the task, each part made by ``make`` from a part of the task."""
         how = self.diseases if task.kind == "classification" else self.phenotypes
+        grouped = {name for group in task.groups.values() for name in group}
+        alone = tuple(name for name in task.names if name not in grouped)
         groups = {
             "each": [(name,) for name in task.names],
-            "groups": [tuple(n for n in g if n in task.names) for g in task.groups.values()],
+            "groups": [
+                *(tuple(n for n in g if n in task.names) for g in task.groups.values()),
+                alone,
+            ],
             "together": [task.names],
         }
         parts = [part for part in groups[how] if part]
@@ -62,7 +67,7 @@ class Assembled(Stage):
     @property
     def label(self) -> str:
         """Say what is put together."""
-        return f"{len(self.parts)} x {self.parts[0].label}"
+        return f"{len(self.parts)} models on {self.task.label}, such as {self.parts[0].label}"
 
     @property
     def group(self) -> str:
