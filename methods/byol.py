@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from benchmark.api import Batch, Recipe, Variant
-from methods.blocks.bases import ContrastiveECG
+from methods.blocks.bases import MMCL_ADAM, ContrastiveECG
 
 if TYPE_CHECKING:
     import torch
@@ -26,16 +26,20 @@ class BYOL(ContrastiveECG):
     norms' statistics, and runs in training mode on batch statistics of its own. ``momentum`` is
     tau at the start and rises to 1 by a cosine.
 
-    Departures: those of SimCLR in augmentation, pooling and optimiser.
+    The harmonised track alone differs as in SimCLR, and its ``momentum`` starts lower: its copy
+    remembers as large a share of a much shorter training.
     """
 
     paper: ClassVar[str] = "Turgut et al., Medical Image Analysis 101 (2025) 103451"
-    variants: ClassVar[Mapping[str, Variant]] = {"byol": Variant(tracks=("harmonised",))}
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "byol": Variant(tracks=("harmonised",)),
+        "byol@mmcl": Variant(tracks=("paper",), protocol="mmcl"),
+    }
 
     momentum: float = 0.9996
     hidden: int = 4096
     embedding: int = 256
-    recipe: Recipe = Recipe(epochs=300, batch_size=256, learning_rate=1e-5, weight_decay=1e-4)
+    recipe: Recipe = MMCL_ADAM.replace(learning_rate=1e-5)
 
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
         """Make the online network, its predictor and the copy."""
@@ -57,7 +61,7 @@ class BYOL(ContrastiveECG):
         import torch
         from torch.nn.functional import cosine_similarity
 
-        windows = [self.window(batch) for _ in range(2)]
+        windows = self.windows(batch)
         predicted = [encoders.predictor(encoders.contrast(encoders.ecg(x).pooled)) for x in windows]
         with torch.no_grad():
             targets = [encoders.target_contrast(encoders.target_ecg(x).pooled) for x in windows]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from benchmark.api import Method, Recipe, Variant, View
-from methods.blocks.backbones import CMRViT
-
-if TYPE_CHECKING:
-    from benchmark.encoders import Encoders
+from benchmark.api import Recipe, Variant
+from methods.blocks.backbones import PTACL_CMR, CMRViT
+from methods.blocks.bases import CMRMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class CMRRandomInit(Method):
+class CMRRandomInit(CMRMethod):
     """The track's CMR encoder with random weights: what its architecture sees by itself.
 
     PTACL's reference (Selivanov et al. 2025, Table 2) on the cine.
@@ -22,19 +20,12 @@ class CMRRandomInit(Method):
 
     paper: ClassVar[str] = "Selivanov et al., MICCAI 2025"
     variants: ClassVar[Mapping[str, Variant]] = {
-        "cmr-random-init": Variant(tracks=("harmonised",), role="reference")
+        "cmr-random-init": Variant(tracks=("harmonised",), role="reference"),
+        "cmr-random-init@ptacl": Variant(
+            tracks=("paper",), role="reference", protocol="ptacl-probe"
+        ),
     }
     kind: ClassVar[str] = "untrained"
 
-    cmr_encoder: CMRViT = CMRViT()
+    cmr_encoder: CMRViT = PTACL_CMR
     recipe: Recipe = Recipe()
-
-    def views(self) -> dict[str, View]:
-        """Read the mid-slice cine."""
-        return {"cmr": self.cmr_encoder.view(self.cohort)}
-
-    def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
-        """Make the untrained encoder."""
-        from benchmark.encoders import Encoders
-
-        return Encoders(cmr=self.cmr_encoder.build())

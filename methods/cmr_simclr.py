@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmark.api import Batch, Method, Recipe, Variant, View
-from methods.blocks.augment import CMRAugment
-from methods.blocks.backbones import CMRViT
+from benchmark.api import Batch, Recipe, Variant
+from methods.blocks.augment import MMCL_CMR_AUGMENT, PTACL_CMR_AUGMENT, CMRAugment
+from methods.blocks.backbones import PTACL_CMR, CMRViT
+from methods.blocks.bases import MMCL_ADAM, CMRMethod
+from methods.blocks.image_backbones import CMRResNet50, CMRViTB16
+from methods.cmr_mae import CMRMAE
 
 if TYPE_CHECKING:
     import torch
@@ -17,30 +20,53 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CMRSimCLR(Method):
+class CMRSimCLR(CMRMethod):
     """Contrastive pretraining of the image encoder, as MMCL starts from it.
 
-    Turgut et al. 2025, section 3.2 after Chen et al. 2020: two augmented views of one person's
-    images attract, all other views of the batch repel. On the cine it is a reference, as in PTACL
-    (Selivanov et al. 2025, Table 2): what the images tell without labels and without any ECG.
+    Turgut et al. 2025, section IV-C1, after Chen et al. 2020: two augmented views of one person's
+    images attract, all other views of the batch repel; the second view stays as it is with
+    probability 1 - ``second_probability``. Settings are those of its code.
+
+    On the cine it is a reference, as in PTACL (Selivanov et al. 2025, Table 2): what the images
+    tell without labels and without any ECG. PTACL states none of its settings. Declared: MMCL's
+    temperature and projector, the training and the augmentations of PTACL's masked autoencoder.
+
+    Departures: the encoder sees the window around the heart that it will see in the alignment,
+    there the whole image; the learning rate follows updates, there epochs, the first at 0. The
+    harmonised track alone augments both views always and has AdamW.
     """
 
     paper: ClassVar[str] = "Turgut et al., Medical Image Analysis 101 (2025) 103451"
     variants: ClassVar[Mapping[str, Variant]] = {
-        "cmr-simclr": Variant(tracks=("harmonised",), role="reference")
+        "cmr-simclr": Variant(
+            {"cmr_encoder": PTACL_CMR},
+            tracks=("harmonised",),
+            role="reference",
+            paper="Selivanov et al., MICCAI 2025",
+        ),
+        "cmr-simclr@ptacl": Variant(
+            {
+                "cmr_encoder": PTACL_CMR,
+                "cmr_augment": PTACL_CMR_AUGMENT,
+                "second_probability": 1.0,
+                "recipe": CMRMAE().recipe,
+            },
+            tracks=("paper",),
+            role="reference",
+            protocol="ptacl-probe",
+            paper="Selivanov et al., MICCAI 2025",
+            summary="SimCLR on PTACL's cine encoder under a linear probe.",
+        ),
     }
     kind: ClassVar[str] = "cmr-pretraining"
 
-    cmr_encoder: CMRViT = CMRViT()
-    cmr_augment: CMRAugment = CMRAugment()
+    cmr_encoder: CMRResNet50 | CMRViTB16 | CMRViT = CMRResNet50()
+    cmr_augment: CMRAugment = MMCL_CMR_AUGMENT
+    second_probability: float = 0.95
     temperature: float = 0.1
     hidden: int = 2048
     embedding: int = 256
-    recipe: Recipe = Recipe(epochs=500, batch_size=256, learning_rate=1e-4, weight_decay=1e-4)
-
-    def views(self) -> dict[str, View]:
-        """Read the CMR view of the encoder."""
-        return {"cmr": self.cmr_encoder.view(self.cohort)}
+    recipe: Recipe = MMCL_ADAM.replace(epochs=500, learning_rate=1e-4)
 
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
         """Make encoder and projector."""
@@ -55,6 +81,10 @@ class CMRSimCLR(Method):
         from methods.blocks.losses import nt_xent
 
         a, b = (
-            encoders.contrast(encoders.cmr(self.cmr_augment(batch.cmr)).pooled) for _ in range(2)
+            encoders.contrast(encoders.cmr(augment(batch.cmr)).pooled)
+            for augment in (
+                self.cmr_augment.replace(probability=1.0),
+                self.cmr_augment.replace(probability=self.second_probability),
+            )
         )
         return {"nt_xent": nt_xent(a, b, self.temperature)}

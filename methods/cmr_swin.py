@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from benchmark.api import Variant
-from methods.blocks.backbones import CMRSwinT
+from methods.blocks.augment import ECCL_CMR_AUGMENT, CMRAugment
+from methods.blocks.image_backbones import CMRSwinT, FramesNetwork
 from methods.cmr_supervised import CMRSupervised
 
 
@@ -15,14 +16,14 @@ from methods.cmr_supervised import CMRSupervised
 class CMRSwin(CMRSupervised):
     """Swin-T trained from random weights on the cine and the labels of the task itself.
 
-    ECCL's imaging reference (Ding et al., MICCAI 2024, Table 1): the frames of one slice as
-    channels. Departures: one network learns all diseases, there each has its own; it reads the
-    track's cine, there 50 frames enlarged to 224 x 224 pixels.
+    ECCL's imaging reference (Ding et al., MICCAI 2024, Table 1): the 50 frames of one slice as
+    channels.
     """
 
     paper: ClassVar[str] = "Ding et al., MICCAI 2024"
     variants: ClassVar[Mapping[str, Variant]] = {
-        "cmr-swin": Variant(tracks=("paper",), role="reference")
+        "cmr-swin": Variant(tracks=("paper",), role="reference", protocol="eccl-cmr")
     }
 
-    cmr_encoder: CMRSwinT = CMRSwinT()
+    cmr_encoder: FramesNetwork = CMRSwinT()
+    cmr_augment: CMRAugment = ECCL_CMR_AUGMENT

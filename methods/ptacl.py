@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from benchmark.api import Batch, Recipe, Variant, View
 from benchmark.cohorts.views import RPeaks
 from benchmark.stage import Stage
-from methods.blocks.backbones import ECGViT
-from methods.blocks.bases import TwoTower
-from methods.blocks.masked_autoencoder import Decoder
+from methods.blocks.augment import PTACL_CMR_AUGMENT, CMRAugment, ECGAugment
+from methods.blocks.backbones import PTACL_CMR, CMRViT, ECGViT
+from methods.blocks.bases import PTACL_ECG, TwoTower
 from methods.cmr_mae import CMRMAE
 from methods.mae import MAE
 
@@ -21,46 +21,59 @@ if TYPE_CHECKING:
 
     from benchmark.encoders import Encoders
 
-# Width 512 is not printed; only it gives the paper's 19 M parameters.
-PTACL_ECG = ECGViT(width=512, depth=6, heads=8, patch=50)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PTACL(TwoTower):
     """Contrast patients globally, and the phases of their heartbeats locally.
 
-    Selivanov et al., MICCAI 2025. Global: symmetric InfoNCE between the projected pooled features
-    of ECG and cine. Local (``local_weight`` is beta): the ECG tokens between consecutive R peaks,
-    resampled to the cine's temporal tokens and averaged over beats and leads, are matched with
-    those temporal tokens; negatives are the other phases of the same person, so no projection is
-    needed as both encoders share one width. ``local`` "cosine" is the ablation that maximises the
-    mean cosine of matching phases instead. Optimiser, batch, projector and what stays frozen
-    without pretraining are unstated (nothing, here).
+    Selivanov et al., MICCAI 2025, sections 3.2 and 4.3. Global: symmetric InfoNCE between the
+    projected pooled features of ECG and cine. Local (``local_weight`` is beta): the ECG tokens
+    between consecutive R peaks, resampled to the cine's temporal tokens and averaged over beats and
+    leads, are matched with those temporal tokens; negatives are the other phases of the same
+    person. ``local`` "cosine" is the ablation that maximises the mean cosine of matching phases
+    instead. ``sigma`` 0.1 and temperatures 0.1 / 1.0 are the paper's regression model; its
+    retrieval figures come from another training (0; 0.07 / 0.07).
 
-    Departures: the ECG autoencoder reconstructs all patches, the paper's the hidden ones alone, and
-    positions are fixed sine-cosine tables, the paper's learned.
+    Unstated, declared here: both directions of either loss weigh the same; phase distance is
+    |k - t| / (T - 1), not periodic; leads are averaged; nothing is frozen without pretraining;
+    projectors 512-512-128; AdamW with learning rate 1e-4, weight decay 0.05 and a tenth of the
+    steps as warm-up; batch 256; 100 epochs after 400 of either autoencoder; 26 frames spread over
+    the cycle from the R peak; the strength of every augmentation; features of both halves of a test
+    ECG.
 
-    ``sigma`` 0.1 and temperatures 0.1 / 1.0 are the paper's regression model; its retrieval
-    figures come from another training (0; 0.07 / 0.07). Here one model serves every task.
+    The harmonised track alone hides 80% of the ECG instead of 75% and scores the visible patches
+    too, keeps positions fixed, freezes one block, and ranks people with the regression model.
     """
 
     paper: ClassVar[str] = "Selivanov et al., MICCAI 2025"
     variants: ClassVar[Mapping[str, Variant]] = {
-        "ptacl": Variant(tracks=("harmonised",)),
+        "ptacl": Variant(protocol="ptacl"),
         "ptacl-global": Variant(
             {"local_weight": 0.0},
-            tracks=("harmonised",),
             summary="PTACL's global loss alone: patients are contrasted, heartbeats are not.",
+            protocol="ptacl-probe",
         ),
         "ptacl-wo-smp": Variant(
             {"ecg": None, "cmr": None},
-            tracks=("harmonised",),
             summary="PTACL without masked pretraining: both encoders start random, all trainable.",
+            protocol="ptacl-probe",
         ),
         "ptacl-cossim": Variant(
             {"local": "cosine"},
-            tracks=("harmonised",),
             summary="PTACL whose heartbeats are pulled together without negatives (CosSim++).",
+            protocol="ptacl-probe",
+        ),
+        "ptacl@retrieval": Variant(
+            {"sigma": 0.0, "global_temperature": 0.07, "local_temperature": 0.07},
+            tracks=("paper",),
+            summary="PTACL as it was trained for retrieval: sharper temperatures, no soft targets.",
+            protocol="ptacl-probe",
+        ),
+        "ptacl-global@retrieval": Variant(
+            {"local_weight": 0.0, "global_temperature": 0.07},
+            tracks=("paper",),
+            summary="PTACL's global loss alone, with the temperature of the retrieval models.",
+            protocol="ptacl-probe",
         ),
         "ptacl-shuffled-phase": Variant(
             {"local": "shuffled"},
@@ -70,22 +83,18 @@ class PTACL(TwoTower):
         ),
     }
 
-    ecg: Stage | None = MAE(
-        ecg_encoder=PTACL_ECG,
-        mask_ratio=0.75,
-        mse_weight=1.0,
-        ncc_weight=0.0,
-        decoder=Decoder(width=256, depth=1, heads=4),
-    )
+    ecg: Stage | None = MAE.named("mae@ptacl")
     cmr: Stage | None = CMRMAE()
     ecg_encoder: ECGViT = PTACL_ECG
+    cmr_encoder: CMRViT = PTACL_CMR
+    ecg_augment: ECGAugment = ECGAugment(surrogate_probability=1.0)
+    cmr_augment: CMRAugment = PTACL_CMR_AUGMENT
     frozen_blocks: int = 2
     global_temperature: float = 0.1
     local_temperature: float = 1.0
     local: Literal["contrast", "cosine", "shuffled"] = "contrast"
     local_weight: float = 1.0
     sigma: float = 0.1
-    hidden: int = 512
     recipe: Recipe = Recipe(epochs=100, batch_size=256, learning_rate=1e-4)
 
     def views(self) -> dict[str, View]:
@@ -99,7 +108,7 @@ class PTACL(TwoTower):
         return {part: stage for part, stage in starts.items() if stage is not None}
 
     def frozen(self, encoders: Encoders) -> list[nn.Module]:
-        """Keep the patch embeddings and the first blocks of both encoders as pretrained."""
+        """Keep the embeddings and the first blocks of both encoders as pretrained."""
         return [
             layer
             for part in self.initial_weights()
@@ -133,7 +142,8 @@ class PTACL(TwoTower):
             )
             phases = cmr.tokens.unflatten(1, (times, -1)).mean(2)
             if self.local == "shuffled":
-                phases = phases[:, torch.randperm(times, device=phases.device)]
+                order = torch.rand(phases.shape[:2], device=phases.device).argsort(1)
+                phases = phases.gather(1, order[..., None].expand_as(phases))
             if self.local == "cosine":
                 local = phase_similarity(beats, phases, valid)
             else:

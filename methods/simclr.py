@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from benchmark.api import Batch, Recipe, Variant
-from methods.blocks.bases import ContrastiveECG
+from methods.blocks.augment import ECGAugment
+from methods.blocks.bases import MMCL_ADAM, PTACL_ADAMW, PTACL_ECG, ContrastiveECG
 
 if TYPE_CHECKING:
     import torch
@@ -22,19 +23,34 @@ class SimCLR(ContrastiveECG):
     Chen et al., ICML 2020, as MMCL's baseline (Turgut et al. 2025, Table II): projector without
     batch norm, hidden width unstated (512 declared), temperature 0.1.
 
-    Departures: both windows are always augmented (there the second one with probability 0.95), by
-    the track's list, without the flips and the spectrogram masking of its unimodal loader; features
-    are pooled after the encoder's own norm, there before it and through a fresh one; AdamW, there
-    Adam with coupled weight decay.
+    ``simclr@ptacl`` (Selivanov et al. 2025, Table 2) is the same on PTACL's encoder; nothing else
+    is stated. Declared: both windows augmented by MMCL's list without flips and masked spectrogram,
+    and the training of its masked autoencoder.
+
+    The harmonised track alone augments both windows always and by its list without flips and
+    masked spectrogram, pools after the encoder's own norm and trains with AdamW.
     """
 
     paper: ClassVar[str] = "Turgut et al., Medical Image Analysis 101 (2025) 103451"
-    variants: ClassVar[Mapping[str, Variant]] = {"simclr": Variant(tracks=("harmonised",))}
+    variants: ClassVar[Mapping[str, Variant]] = {
+        "simclr": Variant(tracks=("harmonised",)),
+        "simclr@mmcl": Variant(tracks=("paper",), protocol="mmcl"),
+        "simclr@ptacl": Variant(
+            {
+                "ecg_encoder": PTACL_ECG,
+                "ecg_augment": ECGAugment(surrogate_probability=1.0),
+                "second_probability": 1.0,
+                "recipe": PTACL_ADAMW,
+            },
+            tracks=("paper",),
+            protocol="ptacl-probe",
+            paper="Selivanov et al., MICCAI 2025",
+            summary="SimCLR on PTACL's ECG encoder under a linear probe.",
+        ),
+    }
 
     temperature: float = 0.1
-    hidden: int = 512
-    embedding: int = 128
-    recipe: Recipe = Recipe(epochs=300, batch_size=256, learning_rate=3e-3, weight_decay=1e-4)
+    recipe: Recipe = MMCL_ADAM.replace(learning_rate=3e-3)
 
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
         """Make encoder and projector."""
@@ -48,8 +64,5 @@ class SimCLR(ContrastiveECG):
         """NT-Xent between the two windows."""
         from methods.blocks.losses import nt_xent
 
-        a, b = (
-            encoders.contrast(encoders.ecg(x).pooled)
-            for x in (self.window(batch) for _ in range(2))
-        )
+        a, b = (encoders.contrast(encoders.ecg(x).pooled) for x in self.windows(batch))
         return {"nt_xent": nt_xent(a, b, self.temperature)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.api import Cohort, View
 from benchmark.cohorts.views import CleanECG, EDESVolumes, MidSliceCine, ThreePhases
@@ -11,22 +11,67 @@ from benchmark.stage import Spec
 
 if TYPE_CHECKING:
     from methods.blocks.phases import PhasesEncoder
-    from methods.blocks.resnet import ResNet50
-    from methods.blocks.swin import SwinT
     from methods.blocks.vit import PatchViT
 
 LEADS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class ECGViT(Spec):
-    """ECG transformer; the defaults are MMCL's (Turgut et al. 2025): 5,363,328 parameters.
+class Transformer(Spec):
+    """What every transformer here is made of; `methods.blocks.vit.PatchViT` says it in full.
 
     ``positions`` are a fixed sine-cosine table, one that is ``trained`` from there, or ``learned``
-    from random values. ``pool`` says where features come from: the mean of the patch tokens after
-    the final norm, the class token after it, or a norm of its own on the mean of the tokens.
-    ``cleaning`` and ``scaling`` are those of `CleanECG`; ``first_window`` reads the first window
-    alone at evaluation.
+    from random values; ``position_base`` is the table's ratio of wavelengths. ``pool`` says where
+    features come from: the mean of the patch tokens after the final norm, the class token after
+    it, or a norm of its own on the mean of the tokens.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    cls_token: bool = True
+    positions: Literal["fixed", "trained", "learned"] = "fixed"
+    position_base: float = 10_000.0
+    pool: Literal["mean", "cls", "mean-then-norm"] = "mean"
+    drop_path: float = 0.0
+    dropout: float = 0.0
+
+    def network(
+        self, size: tuple[int, ...], patch: tuple[int, ...], centred: bool = False
+    ) -> PatchViT:
+        """Make the transformer that reads this input in these patches, with fresh weights."""
+        from methods.blocks.vit import PatchViT
+
+        return PatchViT(
+            size,
+            patch,
+            self.width,
+            self.depth,
+            self.heads,
+            self.cls_token,
+            self.position_base,
+            positions=self.positions,
+            pool=self.pool,
+            drop_path=self.drop_path,
+            dropout=self.dropout,
+            centred=centred,
+        )
+
+    def rehearsal(self) -> dict[str, Any]:
+        """Keep what is read; three blocks still leave one to train where two are frozen.
+
+        The width still tells one paper's size from another's; two heads, as the cost of hundreds of
+        tokens grows with the number of heads.
+        """
+        return {"width": 4 * self.heads, "heads": 2, "depth": min(self.depth, 3)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ECGViT(Transformer):
+    """ECG transformer; the defaults are MMCL's (Turgut et al. 2025): 5,363,328 parameters.
+
+    ``cleaning`` is the recipe of `CleanECG`; ``first_window`` reads the first window alone at
+    evaluation.
     """
 
     width: int = 384
@@ -35,13 +80,7 @@ class ECGViT(Spec):
     patch: int = 100
     rate: int = 500
     seconds: float = 5.0
-    cls_token: bool = True
-    positions: Literal["fixed", "trained", "learned"] = "fixed"
-    position_base: float = 10_000.0
-    pool: Literal["mean", "cls", "mean-then-norm"] = "mean"
-    drop_path: float = 0.0
     cleaning: str = "harmonised"
-    scaling: str = "lead-group"
     first_window: bool = False
 
     @property
@@ -51,28 +90,25 @@ class ECGViT(Spec):
 
     def view(self, cohort: Cohort) -> View:
         """Return the cleaned 10 s ECG that crops are cut from."""
-        return CleanECG(cohort=cohort, rate=self.rate, window=self.seconds)
+        return CleanECG(
+            cohort=cohort,
+            rate=self.rate,
+            window=self.seconds,
+            recipe=self.cleaning,
+            first_window=self.first_window,
+        )
 
     def build(self) -> PatchViT:
         """Make the network with fresh weights."""
-        from methods.blocks.vit import PatchViT
-
-        return PatchViT(
-            (LEADS, self.samples),
-            (1, self.patch),
-            self.width,
-            self.depth,
-            self.heads,
-            self.cls_token,
-            self.position_base,
-        )
+        return self.network((LEADS, self.samples), (1, self.patch))
 
 
 @dataclass(frozen=True, kw_only=True)
-class CMRViT(Spec):
-    """Cine transformer; the defaults are PTACL's (Selivanov et al. 2025).
+class CMRViT(Transformer):
+    """Cine transformer; the defaults are PTACL's (Selivanov et al. 2025): 12,759,040 parameters.
 
-    ``spacing`` is the mm per pixel it sees; None is whatever the cohort has.
+    ``spacing`` is the mm per pixel it sees; None is whatever the cohort has. ``centred`` maps the
+    view's [0, 1] to [-1, 1].
     """
 
     width: int = 512
@@ -82,11 +118,7 @@ class CMRViT(Spec):
     frames: int = 26
     size: int = 84
     spacing: float | None = None
-    cls_token: bool = True
-    positions: Literal["fixed", "trained", "learned"] = "fixed"
-    position_base: float = 10_000.0
-    pool: Literal["mean", "cls", "mean-then-norm"] = "mean"
-    drop_path: float = 0.0
+    centred: bool = False
 
     @property
     def times(self) -> int:
@@ -101,21 +133,15 @@ class CMRViT(Spec):
 
     def build(self) -> PatchViT:
         """Make the network with fresh weights."""
-        from methods.blocks.vit import PatchViT
+        return self.network((self.frames, self.size, self.size), self.patch, self.centred)
 
-        return PatchViT(
-            (self.frames, self.size, self.size),
-            self.patch,
-            self.width,
-            self.depth,
-            self.heads,
-            self.cls_token,
-            self.position_base,
-        )
+
+# Its width is not printed; only 512 gives the 13 M parameters.
+PTACL_CMR = CMRViT(positions="learned")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhasesViT(Spec):
+class PhasesViT(Transformer):
     """A transformer for each phase of the short-axis stack, slices as depth.
 
     ``phases`` names the ones that are read, of ``ed`` and ``es``; the width is that of one.
@@ -129,8 +155,6 @@ class PhasesViT(Spec):
     patch: int = 12
     size: int = 84
     spacing: float | None = None
-    cls_token: bool = True
-    position_base: float = 10_000.0
 
     def view(self, cohort: Cohort) -> View:
         """Return the central slices at end-diastole and end-systole."""
@@ -139,56 +163,7 @@ class PhasesViT(Spec):
     def build(self) -> PhasesEncoder:
         """Make the networks with fresh weights."""
         from methods.blocks.phases import PhasesEncoder
-        from methods.blocks.vit import PatchViT
 
         shape = (self.slices, self.size, self.size)
-        networks = [
-            PatchViT(
-                shape,
-                (1, self.patch, self.patch),
-                self.width,
-                self.depth,
-                self.heads,
-                self.cls_token,
-                self.position_base,
-            )
-            for _ in self.phases
-        ]
-        return PhasesEncoder(networks, [("ed", "es").index(phase) for phase in self.phases])
-
-
-@dataclass(frozen=True, kw_only=True)
-class CMRResNet50(Spec):
-    """ResNet50 on three phases of the middle slice, MMCL's image encoder (Turgut et al. 2025)."""
-
-    size: int = 210
-    spacing: float | None = None
-
-    def view(self, cohort: Cohort) -> View:
-        """Return end-diastole, the frame between, and end-systole."""
-        return ThreePhases(cohort=cohort, size=self.size, spacing=self.spacing)
-
-    def build(self) -> ResNet50:
-        """Make the network with fresh weights."""
-        from methods.blocks.resnet import ResNet50
-
-        return ResNet50(3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CMRSwinT(Spec):
-    """Swin-T on the cine, frames as channels, ECCL's CMR encoder (Ding et al. 2024)."""
-
-    frames: int = 50
-    size: int = 224
-    spacing: float | None = None
-
-    def view(self, cohort: Cohort) -> View:
-        """Return the mid-slice cine."""
-        return MidSliceCine(cohort=cohort, frames=self.frames, size=self.size, spacing=self.spacing)
-
-    def build(self) -> SwinT:
-        """Make the network with fresh weights."""
-        from methods.blocks.swin import SwinT
-
-        return SwinT(self.frames, self.size)
+        patch = (1, self.patch, self.patch)
+        return PhasesEncoder({phase: self.network(shape, patch) for phase in self.phases})

@@ -9,16 +9,18 @@ which are fewer here). Nothing here was chosen by a method's score on test peopl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from benchmark.api import Method, Recipe
+from benchmark.evaluation.boosted import XGBoostHead
 from benchmark.evaluation.finetune import FineTune
-from benchmark.evaluation.heads import LinearHead, XGBoostHead
+from benchmark.evaluation.heads import LinearHead
 from benchmark.registry import MethodEntry
 from benchmark.stage import Spec, Stage
 from methods.blocks.augment import CMRAugment, ECGAugment
-from methods.blocks.backbones import CMRResNet50, CMRSwinT, CMRViT, ECGViT, PhasesViT
+from methods.blocks.backbones import CMRViT, ECGViT, PhasesViT, Transformer
+from methods.blocks.image_backbones import FramesNetwork, PhasesResNet3D
 from methods.blocks.masked_autoencoder import Decoder
 
 
@@ -101,6 +103,7 @@ SCALES: dict[str, Scale] = {
 }
 
 
+DEFAULT_SCALE = "tiny"
 SHARED_SUPERVISION = True
 """Whether one training on the ten phenotypes serves every task that names it as supervision."""
 
@@ -114,6 +117,10 @@ def overrides(spec: Spec, scale: str) -> dict[str, Any]:
     fixed: dict[str, Any] = {
         "ecg_encoder": sizes.ecg_encoder,
         "ecg_augment": ECG_AUGMENT,
+        "finetune_encoder": sizes.ecg_encoder,
+        "finetune_augment": ECG_AUGMENT,
+        # Both windows that are contrasted are augmented.
+        "second_probability": 1.0,
         "cmr_augment": CMR_AUGMENT,
         "decoder": sizes.decoder,
         "hidden": sizes.hidden,
@@ -121,36 +128,38 @@ def overrides(spec: Spec, scale: str) -> dict[str, Any]:
         # MSE on all patches + 0.1 (1 - NCC); 80% of the ECG and 90% of the cine are hidden.
         "mse_weight": 1.0,
         "ncc_weight": 0.1,
+        "similarity_weight": 0.0,
+        "loss_on": "all",
         "mask_ratio": {"ecg-pretraining": 0.8, "cmr-pretraining": 0.9}.get(kind),
         # PTACL freezes two of six ECG and two of four CMR blocks. Of three that is one, and one or
         # two; two would leave a single block to train.
         "frozen_blocks": 1,
         "recipe": sizes.recipes.get(kind),
     }
-    if hasattr(spec, "momentum") and "recipe" in fixed:
+    if hasattr(spec, "momentum"):
         # A copy that remembers the same share of the training as with 0.9996 over MMCL's 33,000
         # updates (2,500 of them); as it is, it would not move at all within a few hundred.
         remembered = fixed["recipe"].updates * 2_500 / 33_000
         fixed["momentum"] = 1 - 1 / max(remembered, 1.0)
     if hasattr(spec, "cmr_encoder"):
-        fixed["cmr_encoder"] = _cmr_encoder(spec.cmr_encoder, sizes.cmr_encoder)
+        # Without a kind nothing is trained before the fine-tuning on labels.
+        fixed["cmr_encoder"] = _cmr_encoder(spec.cmr_encoder, sizes.cmr_encoder, not kind)
     own = set(spec.__dataclass_fields__)
     return {name: value for name, value in fixed.items() if name in own and value is not None}
 
 
-def _cmr_encoder(own: Spec, shared: CMRViT) -> Spec:
+def _cmr_encoder(own: Spec, shared: CMRViT, supervised: bool) -> Spec:
     """Return the track's transformer for what a method looks at: the view is its own."""
-    sizes = {"size": shared.size, "spacing": shared.spacing}
-    # The supervised references say what the images tell: networks known for images say it better
-    # than the small transformer that aligned methods share.
-    if isinstance(own, CMRResNet50):
-        return own.replace(**sizes)
-    if isinstance(own, CMRSwinT):
-        return own.replace(**sizes, frames=shared.frames)
-    if isinstance(own, PhasesViT):
-        same = ("width", "depth", "heads", "cls_token", "position_base")
-        shape = {name: getattr(shared, name) for name in same}
-        return own.replace(**sizes, **shape, patch=shared.patch[-1])
+    pixels = {"size": shared.size, "spacing": shared.spacing}
+    if supervised and isinstance(own, FramesNetwork):
+        # These references say what the images tell: networks known for images say it better than
+        # the small transformer that aligned methods share.
+        frames = min(own.frames, shared.frames)
+        return own.replace(**pixels, frames=frames, resize=None)
+    if isinstance(own, PhasesViT | PhasesResNet3D):
+        shape = {f.name: getattr(shared, f.name) for f in fields(Transformer)}
+        content = {"phases": own.phases, "slices": own.slices}
+        return PhasesViT(**content, **pixels, **shape, patch=shared.patch[-1])
     if own.frames == 3:  # three phases as depth, one token deep each
         return shared.replace(frames=3, patch=(1, *shared.patch[1:]))
     return shared

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 
@@ -24,7 +26,7 @@ def clip_loss(
 
     Notes
     -----
-    MMCL eq. 2-4 with u the image and weight lambda. The positive stays in the denominator, and
+    MMCL eq. 4-6 with u the image and weight lambda. The positive stays in the denominator, and
     pairs of one modality are no negatives.
     """
     logits = F.normalize(u, dim=-1) @ F.normalize(v, dim=-1).T / temperature
@@ -88,6 +90,23 @@ def all_pairs_clip(views: torch.Tensor, temperature: float) -> torch.Tensor:
     loss = logits.logsumexp(-1) - own
     different = ~torch.eye(n, dtype=torch.bool, device=z.device)
     return loss.mean(1)[different].mean()
+
+
+def simsiam(predicted: Sequence[torch.Tensor], projected: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Negative cosine of each prediction with the other projection, averaged over the two.
+
+    Chen and He 2021, equation 2: projections are targets, without a gradient.
+
+    Parameters
+    ----------
+    predicted, projected
+        Two views each, (batch, width), in the same order.
+    """
+    cosines = [
+        F.cosine_similarity(p, z.detach()).mean()
+        for p, z in zip(predicted, reversed(projected), strict=True)
+    ]
+    return -sum(cosines) / 2
 
 
 def correlation_over_time(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""One transformer per cardiac phase, read as one CMR encoder. Imports torch."""
+"""One network per cardiac phase, read as one CMR encoder. Imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -19,21 +19,19 @@ class PhasesEncoder(nn.Module):
     Parameters
     ----------
     networks
-        One per phase that is read.
-    phases
-        Places of those phases: 0 end-diastole, 1 end-systole.
+        By phase, ``ed`` or ``es``.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], phases: Sequence[int]) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(networks)
-        self.phases = tuple(phases)
-        self.width = sum(network.width for network in networks)
+        self.networks = nn.ModuleDict(networks)
+        self.width = sum(network.width for network in networks.values())
 
     def forward(self, x: torch.Tensor) -> Features:
         """Encode each phase."""
-        parts = zip(self.networks, self.phases, strict=True)
-        return Features(torch.cat([network(x[:, place]).pooled for network, place in parts], dim=1))
+        volumes = dict(zip(("ed", "es"), x.unbind(1), strict=True))
+        parts = [network(volumes[phase]).pooled for phase, network in self.networks.items()]
+        return Features(torch.cat(parts, dim=1))
 
 
 class PhasesProjector(nn.Module):
