@@ -4,11 +4,12 @@ PYTHON ?= python3
 METHOD ?= ptacl
 TASK ?= retrieval
 SEEDS ?= 1
-SCALE ?= tiny
+SCALE ?=
 FRACTIONS ?= 1.0,0.1,0.01
 COHORT ?= simulated
 PRESET ?= default
 TRACK ?= harmonised
+TABLE ?=
 MODALITY ?=
 ARGS ?=
 
@@ -16,16 +17,21 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test nightly lint privacy benchmarks boards
+.PHONY: help bench test nightly lint privacy benchmarks boards reproduce
 
 help:
 	@sed -n 's/^#: //p' Makefile
-	@echo 'variables: METHOD TASK SEEDS SCALE FRACTIONS COHORT PRESET TRACK MODALITY, and ARGS for anything else'
+	@echo 'variables: METHOD TASK TABLE SEEDS SCALE FRACTIONS COHORT PRESET TRACK MODALITY, and ARGS for anything else'
 
 bench: $(BIN)/.installed
 	@$(BIN)/ecgcmr run --method '$(METHOD)' --task '$(TASK)' --seeds '$(SEEDS)' --scale '$(SCALE)' \
 	  --fractions '$(FRACTIONS)' --cohort '$(COHORT)' --preset '$(PRESET)' \
 	  --track '$(TRACK)' --modality '$(MODALITY)' $(ARGS)
+
+#: make reproduce TABLE='MMCL Table II'        a published table beside our numbers
+reproduce: $(BIN)/.installed
+	@$(BIN)/ecgcmr reproduce $(if $(TABLE),'$(TABLE)') --seeds '$(SEEDS)' --scale '$(SCALE)' \
+	  --cohort '$(COHORT)' --preset '$(PRESET)' --track '$(TRACK)' $(ARGS)
 
 test: $(BIN)/.installed-dev
 	@$(BIN)/python -m pytest -p no:benchmark -m 'not nightly' --ignore=tests/benchmarks $(ARGS)

@@ -24,6 +24,7 @@ examples:
   ecgcmr run --method mae,mmcl --task cvd --dry-run   what would run, and how long it takes
   ecgcmr list methods                              what there is
   ecgcmr neighbours RECORD --method ptacl          similar people for a recording of your own
+  ecgcmr reproduce "MMCL Table II"                 a published table, beside our numbers
 
 Finished work is kept in $ECGCMR_STORE (default ~/.cache/ecgcmr-bench) and never done twice; a
 killed command goes on where it stopped.
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the encoder to evaluate: ecg, cmr (default: the ECG's where a method has two)",
     )
     _add_place(run)
+    _add_track(run)
     _add_device(run)
     _add_workers(run)
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
@@ -103,7 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--parameters", action="store_true", help="count the parameters of methods (imports torch)"
     )
-    show.add_argument("--scale", default="tiny", help="at which parameters are counted")
+    show.add_argument("--track", help="only methods of this track: harmonised or paper")
+    show.add_argument(
+        "--scale", help="at which parameters are counted (default tiny; full in the paper track)"
+    )
 
     status = _command(commands, "status", _status, "what the store holds, and whether it is sound")
     status.add_argument(
@@ -122,6 +127,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.png",
         help="where to write (default cohort-TITLE.png in the current folder)",
     )
+
+    tables = _command(
+        commands,
+        "reproduce",
+        _reproduce,
+        "a table of one of the papers, its numbers beside those of the methods here",
+    )
+    tables.add_argument(
+        "table",
+        nargs="?",
+        metavar="TABLE",
+        help="such as 'MMCL Table II'; without it, the tables there are",
+    )
+    tables.add_argument("--seeds", type=int, default=1, metavar="N", help="replicates (default 1)")
+    _add_place(tables)
+    _add_track(tables)
+    _add_device(tables)
+    _add_workers(tables)
+    tables.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    tables.add_argument("--json", action="store_true", help="for programs")
 
     boards = _command(commands, "boards", _boards, "render the boards again from their rows")
     _add_place(boards)
@@ -313,16 +338,19 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", choices=devices, help="default auto")
 
 
-def _add_place(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cohort", default="simulated", help="cohort (default simulated)")
-    parser.add_argument("--preset", default="default", help="preset of the simulated cohort")
-    parser.add_argument("--scale", default="tiny", help="scale (default tiny; see list scales)")
+def _add_track(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--track",
         default="harmonised",
         help="harmonised (default: the same for all methods, ranked) or paper (each paper's own "
-        "recipe, at the scales smoke and full)",
+        "recipe, at the scales smoke and, by default, full)",
     )
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cohort", default="simulated", help="cohort (default simulated)")
+    parser.add_argument("--preset", default="default", help="preset of the simulated cohort")
+    parser.add_argument("--scale", default="", help="scale (default tiny; see list scales)")
     parser.add_argument(
         "--leaderboards",
         type=Path,
@@ -394,7 +422,7 @@ def _fractions(text: str) -> tuple[float, ...]:
 def _list(options: argparse.Namespace) -> int:
     from benchmark.listing import listing, text
 
-    tables = listing(options.kind, options.parameters, options.scale)
+    tables = listing(options.kind, options.parameters, options.track, options.scale)
     if options.json:
         print(json.dumps(tables[options.kind] if options.kind else tables, indent=1))
     else:
@@ -436,6 +464,45 @@ def _boards(options: argparse.Namespace) -> int:
         path = render_board(request, registry().task(name), options.leaderboards)
         print(_relative(path))
     return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from benchmark.reports.published import find, overview
+
+    if options.table is None:
+        print(overview())
+        return 0
+    table = find(options.table)
+    from benchmark.engine.store import Store
+    from benchmark.reproduce import as_json, markdown, reproduce
+    from benchmark.runner import Request
+
+    request = Request(
+        methods=(),
+        tasks=(),
+        replicates=options.seeds,
+        fractions=(1.0,),
+        cohort=options.cohort,
+        preset=options.preset,
+        scale=options.scale,
+        track=options.track,
+    )
+    done = reproduce(
+        table,
+        request,
+        Store(),
+        options.leaderboards,
+        device=options.device,
+        workers=_workers(options),
+        dry_run=options.dry_run,
+    )
+    if done.path is not None:
+        if options.json:
+            print(json.dumps(as_json(done), indent=1))
+        else:
+            print(markdown(done))
+            print(f"table: {_relative(done.path)}")
+    return 0 if done.ok else 1
 
 
 def _privacy(options: argparse.Namespace) -> int:

@@ -16,7 +16,8 @@ class Features(NamedTuple):
     pooled
         (batch, width): what heads and retrieval read.
     tokens
-        (batch, tokens, width) after the final norm, or None for encoders without tokens.
+        (batch, tokens, width), after the final norm where there is one, or None for encoders
+        without tokens.
     """
 
     pooled: torch.Tensor

@@ -15,10 +15,19 @@ if TYPE_CHECKING:
 KINDS = ("methods", "tasks", "cohorts", "scales")
 
 
-def listing(kind: str | None, parameters: bool, scale: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables asked for; ``parameters`` builds every network at a scale to count it."""
+POSITION_TABLES = ("positions", "pos_embed")
+
+
+def listing(
+    kind: str | None, parameters: bool = False, track: str | None = None, scale: str | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables asked for; a ``track`` leaves out the methods it does not have.
+
+    ``parameters`` builds every network at a scale to count it, by default at the harmonised
+    track's ``tiny`` or the paper track's ``full``.
+    """
     makers = {
-        "methods": lambda: _methods(scale if parameters else None),
+        "methods": lambda: _methods(parameters, track, scale),
         "tasks": _tasks,
         "cohorts": _cohorts,
         "scales": _scales,
@@ -30,14 +39,16 @@ def text(tables: dict[str, list[dict[str, Any]]]) -> str:
     """Return the tables for people."""
     parts = []
     for kind, rows in tables.items():
-        width = max((len(row["name"]) for row in rows), default=0)
         lines = [f"{kind}:"]
+        if counted := [row for row in rows if "parameters" in row]:
+            lines.append(_parameter_table(counted))
+            rows = [row for row in rows if "broken" in row]
+        width = max((len(row["name"]) for row in rows), default=0)
         for row in rows:
             marks = []
             if kind == "methods":
                 marks = [row["modality"], row["role"]]
                 marks += ["uses labels"] if row["uses_labels"] else []
-                marks += [f"{row['parameters']:,} parameters"] if "parameters" in row else []
             end = f" ({', '.join(marks)})" if marks else ""
             lines.append(f"  {row['name']:<{width}}  {row['summary']}{end}")
             if "broken" in row:
@@ -46,22 +57,58 @@ def text(tables: dict[str, list[dict[str, Any]]]) -> str:
     return "\n\n".join(parts)
 
 
-def _methods(scale: str | None) -> list[dict[str, Any]]:
+def _parameter_table(rows: list[dict[str, Any]]) -> str:
+    from tabulate import tabulate
+
+    def numbers(counted: dict[str, dict[str, int]], part: str) -> tuple[str, str]:
+        if part not in counted:
+            return "", ""
+        count = counted[part]
+        table = f" + {count['positions']:,}" if count["positions"] else ""
+        return f"{count['parameters']:,}{table}", f"{count['trained']:,}"
+
+    body = []
+    for row in rows:
+        labels = "labels" if row["uses_labels"] else ""
+        parts = ("ecg", "cmr", "all")
+        cells = [cell for part in parts for cell in numbers(row["parameters"], part)]
+        place = [row["name"], row["counted"], row["modality"], labels]
+        body.append([*place, *cells, row["paper"] or ""])
+    heads = ["method", "counted at", "reads", "learns from"]
+    heads += ["ECG encoder", "trained", "CMR encoder", "trained", "all parts", "trained", "paper"]
+    note = (
+        "An encoder's trainable position table stands behind the plus. Trained is what the "
+        "method's own training changes:\nnot what it freezes, nor what a head trains later. All "
+        "parts adds projectors, decoders and moving copies."
+    )
+    align = ("left",) * 4 + ("right",) * 6 + ("left",)
+    table = tabulate(body, heads, tablefmt="simple", colalign=align, disable_numparse=True)
+    return f"{table}\n\n{note}"
+
+
+def _methods(parameters: bool, track: str | None, scale: str | None) -> list[dict[str, Any]]:
     rows = []
+    if track is not None:
+        track_module(track)  # says which tracks there are
     for entry in sorted(registry().methods.values(), key=lambda e: e.name):
+        if track and track not in entry.variant.tracks:
+            continue
         method = entry.cls().replace(**entry.variant.fields)
         row = {
             "name": entry.name,
             "summary": entry.summary,
-            "paper": entry.cls.paper or None,
+            "paper": entry.paper or None,
             "modality": "+".join(method.modalities),
             "role": entry.variant.role,
             "uses_labels": entry.uses_labels,
             "tracks": list(entry.variant.tracks),
             "origin": entry.origin,
         }
-        if scale is not None:
-            row["parameters"] = count_parameters(entry, scale)
+        if parameters:
+            counted = track or entry.variant.tracks[0]
+            size = scale or track_module(counted).DEFAULT_SCALE
+            row["counted"] = f"{counted} {size}"
+            row["parameters"] = count_parameters(entry, size, counted)
         rows.append(row)
     broken = registry().broken
     return rows + [{"name": n, "summary": "broken plugin", "modality": "", "role": "broken",
@@ -69,18 +116,39 @@ def _methods(scale: str | None) -> list[dict[str, Any]]:
                    for n, t in broken.items()]  # fmt: skip
 
 
-def count_parameters(entry: MethodEntry, scale: str, track: str = "harmonised") -> int:
-    """Return the number of parameters in all parts of a method, frozen ones and copies included.
+def count_parameters(
+    entry: MethodEntry, scale: str, track: str = "harmonised"
+) -> dict[str, dict[str, int]]:
+    """Count the parameters of a method's encoders, and under ``all`` of every part it has.
 
-    A method that learns a task's targets is built for the first task that has its own.
+    Returns
+    -------
+    dict
+        By modality and for ``all``: ``parameters`` without position tables, as papers count them;
+        the trainable entries of those tables (``positions``); and how many of both the method's
+        own training changes (``trained``). A method that learns a task's targets is counted for
+        the first task that has its own.
     """
+    import torch
+
     scales = track_module(track).SCALES
     if scale not in scales:
         raise UserError(f"no scale is called {scale!r}; {suggestion(scale, scales)}")
     task = next((task for task in registry().tasks.values() if not task.supervision), UNSET)
     method = bind(entry.on_track(track, scale), task=task)
-    encoders = method.build({name: view.shape for name, view in method.views().items()})
-    return sum(parameter.numel() for parameter in encoders.parameters())
+    with torch.device("meta"):  # shapes without memory: the largest networks in no time
+        encoders = method.build({name: view.shape for name, view in method.views().items()})
+    frozen = {p for module in method.frozen(encoders) for p in module.parameters()}
+    parts = {m: getattr(encoders, m) for m in method.modalities if encoders.has(m)}
+    counted = {}
+    for part, network in {**parts, "all": encoders}.items():
+        count = counted[part] = {"parameters": 0, "positions": 0, "trained": 0}
+        for name, parameter in network.named_parameters():
+            table = name.rpartition(".")[2] in POSITION_TABLES
+            count["positions" if table else "parameters"] += parameter.numel()
+            trained = method.trained and parameter.requires_grad and parameter not in frozen
+            count["trained"] += parameter.numel() * trained
+    return counted
 
 
 def _tasks() -> list[dict[str, Any]]:

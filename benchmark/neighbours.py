@@ -130,6 +130,7 @@ def neighbours(
     jobs = [
         job
         for task in registry().tasks.values()
+        if not task.supervision  # the others' targets are more of the same, or covariates
         for job in jobs_of(entry, task, cohort, 0, request)
         if job.modality == "ecg" and job.head == "linear" and job.fraction == 1.0
     ]

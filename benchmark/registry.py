@@ -46,6 +46,11 @@ class MethodEntry:
         return self.variant.summary or (inspect.getdoc(self.cls) or "").partition("\n")[0]
 
     @property
+    def paper(self) -> str:
+        """Where this row was published; empty for one that no paper has, such as a control."""
+        return "" if self.variant.role == "control" else self.variant.paper or self.cls.paper
+
+    @property
     def head(self) -> str:
         """The head it is tied to, or the harness's own."""
         return self.variant.head or self.cls.head or "linear"

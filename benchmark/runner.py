@@ -34,7 +34,8 @@ MODALITIES = {"ecg": "ECG", "cmr": "CMR", "covariates": "covariates"}
 class Request:
     """What was asked for on the command line, checked.
 
-    ``modality`` is the encoder that is evaluated; empty: the ECG's where a method has two.
+    ``modality`` is the encoder that is evaluated; empty: the ECG's where a method has two. An empty
+    ``scale`` is the track's default.
     """
 
     methods: tuple[str, ...]
@@ -43,15 +44,18 @@ class Request:
     fractions: tuple[float, ...] = FRACTIONS
     cohort: str = "simulated"
     preset: str = "default"
-    scale: str = "tiny"
+    scale: str = ""
     track: str = "harmonised"
     modality: str = ""
 
     def __post_init__(self) -> None:
         known = registry()
-        scales = track_module(self.track).SCALES
-        if self.scale not in scales:
-            raise UserError(f"no scale is called {self.scale!r}; {suggestion(self.scale, scales)}")
+        track = track_module(self.track)
+        if not self.scale:
+            object.__setattr__(self, "scale", track.DEFAULT_SCALE)
+        if self.scale not in track.SCALES:
+            near = suggestion(self.scale, track.SCALES)
+            raise UserError(f"no scale of the {self.track} track is called {self.scale!r}; {near}")
         if not 1 <= self.replicates <= MOST_REPLICATES:
             raise UserError(f"SEEDS is {self.replicates}; it counts from 1 to {MOST_REPLICATES}")
         if self.modality and self.modality not in MODALITIES:
@@ -128,19 +132,30 @@ def plan(request: Request) -> Plan:
                 jobs = list(jobs_of(entry, task, cohort, replicate, request))
                 result.jobs += jobs
                 if not jobs and replicate == 0:
-                    reason = _why_not(entry, task, cohort, request.modality)
+                    reason = why_not(entry, task, cohort, request)
                     result.not_applicable.append(f"{method_name} on {task_name}: {reason}")
     return result
 
 
-def _why_not(entry: MethodEntry, task: Task, cohort: Cohort, modality: str) -> str:
+def why_not(entry: MethodEntry, task: Task, cohort: Cohort, request: Request) -> str:
+    """Return why `jobs_of` finds nothing for a method to do on a task."""
     method = bind(entry.cls().replace(**entry.variant.fields), cohort=cohort)
     for needed in (*task.needs, *method.modalities):
         if needed not in cohort.modalities:
             return f"the cohort {cohort.title} holds no {MODALITIES[needed]}"
-    if modality and modality not in method.modalities:
+    modality = request.modality or method.modalities[0]
+    if modality not in method.modalities:
         return f"it has no encoder of {MODALITIES[modality]}"
-    return "it exists fine-tuned only, without features to rank people by"
+    if modality in task.given:
+        return f"its {MODALITIES[modality]} hold what is to be predicted"
+    if task.predict is not None:
+        return "it exists fine-tuned only, without features to rank people by"
+    heads = track_module(request.track).heads(entry, request.scale)
+    if not heads:
+        return "no protocol says how its paper predicts from it"
+    if "joint" in heads:
+        return f"its own output reads the {MODALITIES[method.modalities[0]]} alone"
+    return f"at {request.scale} it is fine-tuned on all labels only"
 
 
 def jobs_of(
@@ -164,12 +179,12 @@ def jobs_of(
     if not {*method.modalities, *task.needs} <= set(cohort.modalities):
         return
     modality = request.modality or method.modalities[0]
-    if modality not in method.modalities:
+    if modality not in method.modalities or modality in task.given:
         return
     heads = track.heads(entry, request.scale)
     if task.predict is not None:
         # An encoder that only exists fine-tuned has no representation to rank people by.
-        if list(heads) != ["finetune"]:
+        if method.two_tower or list(heads) != ["finetune"]:
             embedding = Embed(method=method)
             yield job(task.predict(embedding, modality), "none", modality, 1.0)
             if method.two_tower:
@@ -178,11 +193,12 @@ def jobs_of(
     for fraction in request.fractions:
 
         def bound(head: Stage, part: Task, fraction: float = fraction) -> Stage:
-            # Labels that enter the representation: all of the task that stands for this one, or
-            # this one's own at its own fraction.
+            # Labels that enter the representation: this task's own, or those of the task that
+            # stands for it. The latter all of them, unless they are among what is predicted here.
             learned = {"task": part, "fraction": fraction}
             if track.SHARED_SUPERVISION and task.supervision:
-                learned = {"task": supervision, "fraction": 1.0}
+                own_labels = set(supervision.names) & set(task.names)
+                learned = {"task": supervision, "fraction": fraction if own_labels else 1.0}
             method = bind(unbound, **shared, **learned)
             own = {"task": part, "fraction": fraction, "modality": modality}
             return bind(head, method=method, **own, **shared)
@@ -190,6 +206,8 @@ def jobs_of(
         for name, head in heads.items():
             if name == "finetune" and fraction < 1 and request.scale not in FINETUNE_ANYWHERE:
                 continue
+            if name == "joint" and modality != method.modalities[0]:
+                continue  # the output that a method trains beside its encoder reads no other
             if isinstance(head, Separately):
                 stage = head.bound(task, partial(bound, head.head))
             else:

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from benchmark.engine.store import Store
-from benchmark.registry import registry
+from benchmark.registry import TRACKS
+from benchmark.runner import expand
 
 CHOSEN = {"random-init", "tabular", "ecg-features", "supervised", "mae", "mmcl", "ptacl"}
 FINE_TUNED = {"supervised"}
@@ -68,19 +69,20 @@ def test_the_whole_path_from_nothing_to_boards(ecgcmr, shared_store, tmp_path):
 
 
 @pytest.mark.nightly
-def test_every_method_on_every_task(ecgcmr, shared_store, tmp_path):
-    place = (*SMOKE, "--leaderboards", tmp_path)
+@pytest.mark.parametrize("track", TRACKS)
+def test_every_method_on_every_task(ecgcmr, shared_store, tmp_path, track):
+    place = ("--scale", "smoke", "--track", track, "--leaderboards", tmp_path)
     done = ecgcmr(
-        *("run", "--method", "all", "--task", "all", *place), store=shared_store, timeout=3600
+        *("run", "--method", "all", "--task", "all", *place), store=shared_store, timeout=3 * 3600
     )
-    for task in ("cvd", "phenotype", "retrieval"):
-        files = list((tmp_path / "rows/simulated-smoke/harmonised" / task).glob("*.json"))
+    for task in expand("all", "task", track):
+        files = list((tmp_path / "rows/simulated-smoke" / track / task).glob("*.json"))
         missing = {
             line.split()[2]
             for line in done.stderr.splitlines()
             if line.startswith("not applicable: ") and f" on {task}:" in line
         }
-        assert {path.stem for path in files} | missing == set(registry().methods)
+        assert {path.stem for path in files} | missing == set(expand("all", "method", track))
 
 
 def test_own_rows_come_first_then_the_board(ecgcmr, shared_store, tmp_path):

@@ -1,9 +1,13 @@
 """From a request to jobs."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmark.api import UserError
-from benchmark.runner import Request, board_folder, expand, plan
+from benchmark.evaluation.separate import Assembled
+from benchmark.registry import registry
+from benchmark.runner import Request, board_folder, expand, jobs_of, plan, why_not
 from benchmark.stage import topological
 
 
@@ -18,7 +22,10 @@ def test_expand():
         *("cmr-supervised", "cmr-mae", "cmr-simclr", "cmr-random-init"),
     }
     assert "cmr-swin" not in expand("all", "method"), "it belongs to another track"
-    assert set(expand("all", "task")) == {"cvd", "phenotype", "retrieval"}
+    assert set(expand("all", "task")) == {
+        *("cvd", "phenotype", "phenotype-sax61", "phenotype-all82", "retrieval"),
+        *("demographics", "demographics-sex"),
+    }
 
 
 def test_jobs_of_a_two_tower_method():
@@ -56,6 +63,50 @@ def test_supervised_has_nothing_to_retrieve_with():
     ]
 
 
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (("tabular", "demographics", {}), "its covariates hold what is to be predicted"),
+        (("tabular", "demographics-sex", {}), "its covariates hold what is to be predicted"),
+        (("supervised", "cvd", {"fractions": (0.1,)}), "at smoke it is fine-tuned on all labels"),
+        (("mae", "cvd", {"modality": "cmr"}), "it has no encoder of CMR"),
+        (
+            ("eccl", "cvd", {"track": "paper", "modality": "cmr"}),
+            "its own output reads the ECG alone",
+        ),
+    ],
+)
+def test_what_does_not_apply_says_why(asked, reason):
+    method, task, more = asked
+    found = plan(request([method], [task], **more))
+    assert not found.jobs
+    (text,) = found.not_applicable
+    assert text.startswith(f"{method} on {task}: {reason}")
+
+
+def test_a_variant_without_protocol_ranks_people_alone():
+    entry = registry().method("ptacl")
+    entry = replace(entry, variant=replace(entry.variant, protocol=""))
+    paper = request(["ptacl"], ["cvd"], track="paper")
+    cvd, cohort = registry().task("cvd"), paper.make_cohort()
+    assert not list(jobs_of(entry, cvd, cohort, 0, paper))
+    reason = why_not(entry, cvd, cohort, paper)
+    assert reason == "no protocol says how its paper predicts from it"
+    assert len(list(jobs_of(entry, registry().task("retrieval"), cohort, 0, paper))) == 2
+
+
+@pytest.mark.parametrize("track", ["harmonised", "paper"])
+def test_every_method_has_jobs_with_inputs_on_every_task_or_says_why_not(track):
+    methods, tasks = expand("all", "method", track), expand("all", "task")
+    found = plan(request(methods, tasks, track=track, fractions=(1.0,)))
+    applied = {(job.method.name, job.task.name) for job in found.jobs}
+    assert len(applied) + len(found.not_applicable) == len(methods) * len(tasks)
+    for stage in topological([job.score for job in found.jobs]):
+        if isinstance(stage, Assembled):
+            names = [name for part in stage.parts for name in part.task.names]
+            assert sorted(names) == sorted(stage.task.names), stage.label
+
+
 def test_label_free_stages_are_shared_by_fractions_and_tasks():
     jobs = plan(request(["mae", "mmcl", "ptacl"], ["cvd", "phenotype"])).jobs
     stages = topological([job.score for job in jobs])
@@ -91,7 +142,8 @@ def test_retrieval_reads_the_encoder_that_knows_every_phenotype():
 
 def test_dual_phase_learns_phenotypes_whatever_the_task():
     found = trainings(["dual-phase"], ["cvd", "phenotype", "retrieval"], "PhaseSupervised")
-    assert sorted(stage.fraction for stage in found) == [0.01, 0.1, 1.0]
+    trained = sorted((stage.phase, stage.fraction) for stage in found)
+    assert trained == [(phase, f) for phase in ("ed", "es") for f in (0.01, 0.1, 1.0)]
 
 
 def test_all_methods_share_their_label_free_stages():
