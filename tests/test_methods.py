@@ -306,7 +306,9 @@ def test_frozen_parts_stay_bit_identical_and_the_rest_moves(trained, stage):
 
 MOST_UPDATES = 1_500  # about two minutes of the slowest stage, the ECG autoencoder
 
-HARMONISED_TRAININGS = [name for name in HARMONISED if make(name, "tiny").trained]
+LEARNERS = [  # the partners of permuted pairs are strangers: there is nothing to learn
+    n for n in HARMONISED if make(n, "tiny").trained and n != "mmcl-permuted-pairs"
+]
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +317,7 @@ def nightly_store(tmp_path_factory):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", HARMONISED_TRAININGS)
+@pytest.mark.parametrize("name", LEARNERS)
 def test_every_method_lowers_its_own_validation_objective(nightly_store, name):
     def cut(spec):
         if not isinstance(spec, Recipe) or spec.updates <= MOST_UPDATES:
