@@ -194,13 +194,20 @@ def _fits(rule: Mapping[str, Any], printed: Mapping[str, str]) -> bool:
     )
 
 
+ROMAN = {"i": "1", "ii": "2", "iii": "3", "iv": "4", "v": "5", "vi": "6", "vii": "7"}
+
+
 def find(name: str) -> Table:
     """Return a table, however its name is written; raises `UserError` with the nearest names."""
-    names = {" ".join(known.lower().split()): known for known in tables()}
-    key = " ".join(name.lower().split())
-    if key not in names:
-        raise UserError(f"no table is called {name!r}; {suggestion(key, names)}")
-    return tables()[names[key]]
+    names = {_spelt(known): known for known in tables()}
+    if _spelt(name) not in names:
+        raise UserError(f"no table is called {name!r}; {suggestion(name, tables())}")
+    return tables()[names[_spelt(name)]]
+
+
+def _spelt(name: str) -> tuple[str, ...]:
+    *words, number = name.lower().split() or [""]
+    return (*words, ROMAN.get(number, number))
 
 
 def overview() -> str:
