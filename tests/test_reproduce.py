@@ -142,7 +142,7 @@ def test_terms_of_the_papers():
 def test_tables_are_found_however_they_are_written():
     for name in (" mmcl  table II", "MMCL Table 2"):
         assert find(name).name == "MMCL Table II"
-    with pytest.raises(UserError, match="did you mean mmcl table ii"):
+    with pytest.raises(UserError, match="did you mean MMCL Table II"):
         find("MMCL tabel II")
     assert overview().count("\n") == len(COUNTS)
 
