@@ -69,7 +69,7 @@ class MMCL(TwoTower):
             {"permuted": True},
             tracks=("harmonised",),
             role="control",
-            summary="MMCL whose images belong to somebody else: nothing can be learned from them.",
+            summary="MMCL whose images belong to somebody else: what its training does by itself.",
         ),
         "mmcl-label-frozen": Variant(
             {"cmr": CMRLabelled(cmr_encoder=CMRResNet50()), "frozen_cmr": True},
