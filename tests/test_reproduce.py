@@ -280,7 +280,7 @@ def test_asked_wrongly(ecgcmr, tmp_path):
     assert done.returncode == 2
     assert "no table is called" in done.stderr
     plan = ("reproduce", "DUAL Table 3", "--track", "paper", "--scale", "tiny")
-    assert "no scale is called 'tiny'" in ecgcmr(*plan, store=tmp_path, check=False).stderr
+    assert "paper track is called 'tiny'" in ecgcmr(*plan, store=tmp_path, check=False).stderr
 
 
 @pytest.mark.nightly
