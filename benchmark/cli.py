@@ -9,11 +9,14 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark import __version__
 from benchmark.api import UserError
 from benchmark.privacy import mask_messages
+
+if TYPE_CHECKING:
+    from benchmark.runner import Request
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -360,18 +363,29 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _request(
+    options: argparse.Namespace,
+    methods: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
+    **asked: Any,
+) -> Request:
+    """Return what was asked for, where `_add_place` says."""
+    from benchmark.runner import Request
+
+    place = {"cohort": options.cohort, "preset": options.preset, "scale": options.scale}
+    return Request(methods=methods, tasks=tasks, **place, **asked)
+
+
 def _run(options: argparse.Namespace) -> int:
     from benchmark.engine.store import Store
-    from benchmark.runner import Request, expand, run
+    from benchmark.runner import expand, run
 
-    request = Request(
+    request = _request(
+        options,
         methods=expand(options.method, "method", options.track),
         tasks=expand(options.task, "task"),
         replicates=options.seeds,
         fractions=_fractions(options.fractions),
-        cohort=options.cohort,
-        preset=options.preset,
-        scale=options.scale,
         track=options.track,
         modality=options.modality,
     )
@@ -453,16 +467,16 @@ def _show(options: argparse.Namespace) -> int:
 
 def _boards(options: argparse.Namespace) -> int:
     from benchmark.registry import registry
-    from benchmark.runner import Request, prepare_folder, render_board
+    from benchmark.runner import board_folder, prepare_folder, render_board
 
-    tasks = tuple(registry().tasks)
-    request = Request(
-        methods=(), tasks=tasks, cohort=options.cohort, preset=options.preset, scale=options.scale
-    )
+    request = _request(options)
+    rows = options.leaderboards / "rows" / board_folder(request) / request.track
+    recorded = [task for name, task in registry().tasks.items() if (rows / name).exists()]
+    if not recorded:
+        raise UserError(f"there are no rows to render under {rows}; ecgcmr run writes them")
     prepare_folder(request, options.leaderboards)
-    for name in tasks:
-        path = render_board(request, registry().task(name), options.leaderboards)
-        print(_relative(path))
+    for task in recorded:
+        print(_relative(render_board(request, task, options.leaderboards)))
     return 0
 
 
@@ -475,18 +489,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     table = find(options.table)
     from benchmark.engine.store import Store
     from benchmark.reproduce import as_json, markdown, reproduce
-    from benchmark.runner import Request
 
-    request = Request(
-        methods=(),
-        tasks=(),
-        replicates=options.seeds,
-        fractions=(1.0,),
-        cohort=options.cohort,
-        preset=options.preset,
-        scale=options.scale,
-        track=options.track,
-    )
+    request = _request(options, replicates=options.seeds, fractions=(1.0,), track=options.track)
     done = reproduce(
         table,
         request,
@@ -615,16 +619,8 @@ def _simulate(options: argparse.Namespace) -> int:
 def _neighbours(options: argparse.Namespace) -> int:
     from benchmark.engine.store import Store
     from benchmark.neighbours import as_json, neighbours
-    from benchmark.runner import Request
 
-    request = Request(
-        methods=(options.method,),
-        tasks=(),
-        fractions=(1.0,),
-        cohort=options.cohort,
-        preset=options.preset,
-        scale=options.scale,
-    )
+    request = _request(options, methods=(options.method,), fractions=(1.0,))
     found = neighbours(options.record, options.method, options.k, request, Store(), options.device)
     print(as_json(found) if options.json else found.text())
     return 0

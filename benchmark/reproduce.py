@@ -119,10 +119,13 @@ def reproduce(
     targets = {j.score.digest: j.score for s in sources.values() for j in s.jobs}
     print_plan(list(targets.values()), store, reporter)
     if dry_run:
-        for key, source in sources.items():
-            if source.reason:
-                row = " ".join(firsts[key].row(table.rows))
-                reporter.line(f"{NOT_APPLICABLE}: {row}: {source.reason}")
+        said = {
+            f"{NOT_APPLICABLE}: {' '.join(firsts[key].row(table.rows))}: {source.reason}": None
+            for key, source in sources.items()
+            if source.reason
+        }
+        for text in said:
+            reporter.line(text)
         return done
     path = leaderboards / board_folder(request) / "reproduce" / request.track
     try:

@@ -37,6 +37,13 @@ def results(folder):
     return found
 
 
+def test_boards_without_rows(ecgcmr, tmp_path):
+    done = ecgcmr("boards", "--leaderboards", tmp_path / "none", store=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "there are no rows to render" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_whole_path_from_nothing_to_boards(ecgcmr, shared_store, tmp_path):
     boards = tmp_path / "leaderboards"
     place = (*SMOKE, "--leaderboards", boards)
