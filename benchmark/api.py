@@ -200,7 +200,7 @@ class Trainable(Stage):
         raise NotImplementedError
 
     def after_step(self, encoders: Encoders, progress: float) -> None:
-        """Do what follows every optimiser step (momentum copies)."""
+        """Do what follows an optimiser step (momentum copies); ``progress`` is its batch's."""
 
     def parameter_groups(self, encoders: Encoders) -> list[dict[str, Any]] | None:
         """Return optimiser groups, or None for the usual: no decay on 1-D parameters."""

@@ -201,6 +201,24 @@ def test_the_round_with_the_best_validation_loss_is_kept(tmp_path, artifacts):
     assert not same(kept, checkpoint["weights"])
 
 
+FOLLOWED: list[float] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed(MAE):
+    """An autoencoder that notes when it is told that an update is over."""
+
+    def after_step(self, encoders, progress):
+        FOLLOWED.append(progress)
+
+
+def test_an_update_is_followed_at_its_own_progress(tmp_path, artifacts):
+    FOLLOWED.clear()
+    recipe = Recipe(updates=4, rounds=2, batch_size=16)
+    run(Followed(**{**fields_of(make("mae")), "recipe": recipe}), tmp_path, artifacts)
+    assert FOLLOWED == [0.0, 0.25, 0.5, 0.75]
+
+
 def test_mae_learns(tmp_path, artifacts):
     method = make("mae").replace(
         recipe=Recipe(updates=120, rounds=3, batch_size=16, learning_rate=5e-3, clip_norm=3.0)

@@ -192,7 +192,7 @@ def _optimise(
             if recipe.clip_norm:
                 fabric.clip_gradients(objective, optimiser, max_norm=recipe.clip_norm)
             optimiser.step()
-            trainable.after_step(encoders, (step + 1) / total)
+            trainable.after_step(encoders, step / total)
             running += value
             context.progress(step + 1, total, "updates", f"loss {value:.3f}")
         measured = _validate(trainable, objective, validation, fabric.device)
