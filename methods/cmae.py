@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from benchmark.api import Batch, Method, Recipe, Trainable, Variant, View
+from benchmark.api import Batch, Method, Recipe, Variant, View
 from benchmark.stage import Stage
-from methods.blocks.convolutional import CMAE_CMR, CMAE_ECG, Convolutional
+from methods.blocks.convolutional import CMAE_CMR, CMAE_ECG
+from methods.cmae_start import RECIPE, CMAEStart, reconstruction_error
 
 if TYPE_CHECKING:
     import torch
@@ -17,52 +18,6 @@ if TYPE_CHECKING:
     from benchmark.encoders import Encoders
 
 MODALITIES = ("ecg", "cmr")
-# Up to 696 epochs of 128 steps.
-RECIPE = Recipe(
-    updates=696 * 128,
-    rounds=696,
-    patience=64,
-    batch_size=4,
-    optimiser="adam",
-    learning_rate=5e-5,
-    betas=(0.9, 0.999),
-    weight_decay=0.0,
-    warmup=0.0,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CMAEStart(Trainable):
-    """Autoencoder of one modality: where the cross-modal one takes its encoders and decoders from.
-
-    ECGs are judged by the mean log-cosh of the error, cines by its mean square.
-    """
-
-    network: Convolutional = CMAE_ECG
-    recipe: Recipe = RECIPE
-
-    @property
-    def label(self) -> str:
-        """Say of what."""
-        return f"cmae-{self.network.modality}-autoencoder"
-
-    def views(self) -> dict[str, View]:
-        """Read the one modality."""
-        return {self.network.modality: self.network.view(self.cohort)}
-
-    def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
-        """Make encoder and decoder."""
-        from benchmark.encoders import Encoders
-
-        modality = self.network.modality
-        encoder, decoder = self.network.build(shapes[modality])
-        return Encoders(**{modality: encoder, f"{modality}_decoder": decoder})
-
-    def loss(self, encoders: Encoders, batch: Batch) -> dict[str, torch.Tensor]:
-        """Compare the input with what its code gives back."""
-        modality = self.network.modality
-        code = getattr(encoders, modality)(batch.views[modality]).pooled
-        return {"error": reconstruction_error(encoders, modality, batch, code)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,17 +96,3 @@ class CMAE(Method):
         cosine = functional.normalize(ecg, dim=-1) @ functional.normalize(cmr, dim=-1).T
         found = [(scale * x).softmax(-1).diagonal() for x in (cosine, cosine.T)]
         return math.log(1e7) * (1 - (found[0] + found[1]) / 2).mean()
-
-
-def reconstruction_error(
-    encoders: Encoders, modality: str, batch: Batch, code: torch.Tensor
-) -> torch.Tensor:
-    """Decode a code (batch, width): mean log-cosh of an ECG's error, mean square of a cine's."""
-    from torch.nn import functional
-
-    target = getattr(encoders, modality).target(batch.views[modality])
-    error = getattr(encoders, f"{modality}_decoder")(code) - target
-    if modality == "cmr":
-        return error.square().mean()
-    # log cosh x = x + log(1 + exp(-2 x)) - log 2, which no large error overflows.
-    return (error + functional.softplus(-2 * error)).mean() - math.log(2)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from benchmark.api import Batch, Method, Recipe, Task, TrainingPeople, View
-from benchmark.stage import UNSET
+from benchmark.api import Batch, Recipe
 from methods.blocks.augment import ECCL_CMR_AUGMENT, CMRAugment
 from methods.blocks.backbones import CMRViT
-from methods.blocks.bases import scaled_rate
+from methods.blocks.bases import CMRMethod, LearnsTask, scaled_rate
 from methods.blocks.image_backbones import CMRSwinT, FramesNetwork
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
 
     from benchmark.encoders import Encoders
 
 
 @dataclass(frozen=True, kw_only=True)
-class CMRLabelled(Method):
+class CMRLabelled(LearnsTask, CMRMethod):
     """The CMR encoder trained on the targets of the task, as ECCL starts from it.
 
     Ding et al., MICCAI 2024, section 2.1: the encoder that guides the ECG later on learns first
@@ -37,8 +35,6 @@ class CMRLabelled(Method):
     paper: ClassVar[str] = "Ding et al., MICCAI 2024"
     kind: ClassVar[str] = "cmr-pretraining"
 
-    task: Task = UNSET
-    fraction: float = UNSET
     cmr_encoder: FramesNetwork | CMRViT = CMRSwinT()
     cmr_augment: CMRAugment = ECCL_CMR_AUGMENT
     recipe: Recipe = Recipe(
@@ -50,30 +46,13 @@ class CMRLabelled(Method):
         balance="chunks",
     )
 
-    def views(self) -> dict[str, View]:
-        """Read the CMR view of the encoder."""
-        return {"cmr": self.cmr_encoder.view(self.cohort)}
-
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
         """Make encoder and output layer."""
-        from benchmark.encoders import Encoders
-        from benchmark.engine.supervision import Supervision
-
-        encoder, task = self.cmr_encoder.build(), self.task
-        targets, classify = len(task.names), task.kind == "classification"
-        balanced = bool(self.recipe.balance)
-        output = Supervision(encoder.width, targets, classify, balanced=balanced)
-        return Encoders(cmr=encoder, output=output)
-
-    def labels(self, cohort: Any) -> pd.DataFrame:
-        """Learn the task's targets."""
-        return self.task.targets(cohort)
-
-    def fit(self, encoders: Encoders, people: TrainingPeople) -> None:
-        """Weigh positives by their share among the labelled people."""
-        encoders.output.fit(people.labels)
+        encoders = super().build(shapes)
+        encoders.output = self.output(encoders.cmr.width)
+        return encoders
 
     def loss(self, encoders: Encoders, batch: Batch) -> dict[str, torch.Tensor]:
         """Cross-entropy or squared error over the observed targets."""
-        x = self.cmr_augment(batch.cmr) if batch.training else batch.cmr
-        return {"supervised": encoders.output.loss(encoders.cmr(x).pooled, batch.labels)}
+        features = encoders.cmr(self.cmr_input(batch)).pooled
+        return {"supervised": encoders.output.loss(features, batch.labels)}

@@ -11,10 +11,10 @@ from benchmark.api import Batch, Recipe, Variant
 from benchmark.stage import Spec, Stage
 from methods.blocks.augment import DUAL_CMR_AUGMENT, CMRAugment, ECGAugment
 from methods.blocks.backbones import ECGViT
-from methods.blocks.bases import DUAL_ECG, TwoTower
+from methods.blocks.bases import DUAL_ADAMW, DUAL_ECG, TwoTower
 from methods.blocks.image_backbones import CineResNetLSTM, PhasesResNet3D, SliceResNet50
 from methods.mae import MAE
-from methods.phase_supervised import DUAL_ADAMW, PhaseSupervised
+from methods.phase_supervised import PhaseSupervised
 
 if TYPE_CHECKING:
     import torch

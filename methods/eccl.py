@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from benchmark.api import Batch, Recipe, Task, TrainingPeople, Variant
-from benchmark.stage import UNSET, Stage
+from benchmark.api import Batch, Recipe, Variant
+from benchmark.stage import Stage
 from methods.blocks.augment import ECCL_CMR_AUGMENT, ECCL_ECG_AUGMENT, CMRAugment, ECGAugment
 from methods.blocks.backbones import CMRViT, ECGViT
-from methods.blocks.bases import ECCL_ECG, TwoTower, scaled_rate
+from methods.blocks.bases import ECCL_ECG, LearnsTask, TwoTower, scaled_rate
 from methods.blocks.image_backbones import CMRFramesViT, CMRResNet50, CMRSwinT, FramesNetwork
 from methods.cmr_labelled import CMRLabelled
 from methods.mae import MAE
 
 if TYPE_CHECKING:
-    import pandas as pd
     import torch
     from torch import nn
 
@@ -27,7 +26,7 @@ VIT = CMRFramesViT()
 
 
 @dataclass(frozen=True, kw_only=True)
-class ECCL(TwoTower):
+class ECCL(LearnsTask, TwoTower):
     """Pull the ECG towards a frozen CMR encoder trained on labels, and learn the labels too.
 
     Ding et al., MICCAI 2024: L = L_CL + ``task_weight`` L_task, where L_CL is the symmetric CLIP
@@ -87,8 +86,6 @@ class ECCL(TwoTower):
 
     unlabelled: ClassVar[bool] = True
 
-    task: Task = UNSET
-    fraction: float = UNSET
     ecg: Stage | None = MAE.named("mae@eccl")
     cmr: Stage = CMRLabelled()
     ecg_encoder: ECGViT = ECCL_ECG.replace(positions="trained", dropout=0.1)
@@ -112,32 +109,14 @@ class ECCL(TwoTower):
 
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
         """Make both encoders, their projectors and the output layer on the ECG's features."""
-        from benchmark.engine.supervision import Supervision
-
         encoders = super().build(shapes)
         if self.task_weight:
-            targets, classify = len(self.task.names), self.task.kind == "classification"
-            balanced = bool(self.recipe.balance)
-            width = encoders.ecg.width
-            encoders.output = Supervision(width, targets, classify, balanced=balanced)
+            encoders.output = self.output(encoders.ecg.width)
         return encoders
-
-    def initial_weights(self) -> dict[str, Stage]:
-        """Start from masked data modelling (ECG) and the labelled encoder (CMR)."""
-        return {"cmr": self.cmr} if self.ecg is None else {"ecg": self.ecg, "cmr": self.cmr}
 
     def frozen(self, encoders: Encoders) -> list[nn.Module]:
         """Keep the CMR encoder as its labels made it."""
         return [encoders.cmr]
-
-    def labels(self, cohort: Any) -> pd.DataFrame:
-        """Learn the task's targets."""
-        return self.task.targets(cohort)
-
-    def fit(self, encoders: Encoders, people: TrainingPeople) -> None:
-        """Weigh positives by their share among the labelled people."""
-        if self.task_weight:
-            encoders.output.fit(people.labels)
 
     def loss(self, encoders: Encoders, batch: Batch) -> dict[str, torch.Tensor]:
         """Alignment, plus the labels from the ECG's features."""

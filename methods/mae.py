@@ -11,27 +11,26 @@ from methods.blocks.augment import ECCL_ECG_AUGMENT, MMCL_FINETUNE_AUGMENT
 from methods.blocks.backbones import ECGViT
 from methods.blocks.bases import (
     DUAL_ECG,
+    DUAL_MAE_ADAMW,
     ECCL_ECG,
     MMCL_ECG,
+    MMCL_MAE_ADAMW,
     PTACL_ADAMW,
     PTACL_ECG,
     ECGMethod,
-    scaled_rate,
 )
 from methods.blocks.masked_autoencoder import (
+    BASE_DECODER,
     Decoder,
     mask_and_reconstruct,
+    similarity,
     similarity_heads,
-    visible_places,
 )
 
 if TYPE_CHECKING:
     import torch
 
     from benchmark.encoders import Encoders
-
-BASE_DECODER = Decoder(width=512, depth=8, heads=16)
-"""What the reference code gives an encoder of width 768."""
 
 
 def _dual(name: str, width: int, heads: int, decoder: Decoder) -> Variant:
@@ -42,14 +41,7 @@ def _dual(name: str, width: int, heads: int, decoder: Decoder) -> Variant:
         "mask_ratio": 0.7,
         "similarity_weight": 0.1,
         "decoder": decoder,
-        "recipe": Recipe(
-            epochs=250,
-            batch_size=64,
-            learning_rate=1e-4,
-            weight_decay=1e-4,
-            warmup=40 / 250,
-            patience=15,
-        ),
+        "recipe": DUAL_MAE_ADAMW,
     }
     summary = f"The masked autoencoder of dual-phase in its size ViT {name}."
     paper = "Alvarez-Florez et al., SPIE Medical Imaging 2026"
@@ -62,19 +54,18 @@ class MAE(ECGMethod):
 
     He et al. 2022 on ECGs as MMCL does it (Turgut et al. 2025, section 3.1): patches of one lead,
     hidden without structure over leads and time; the augmented signal is the target. The loss
-    covers all patches, the visible ones too, and adds 1 - NCC, the correlation of signal and
-    reconstruction along the time of each lead. The last epoch is kept. Fine-tuned, positions are
-    trained and features pooled before the final norm, which is not carried over.
+    covers all patches, visible ones too, and adds 1 - NCC, the correlation of signal and
+    reconstruction along each lead's time. The last epoch is kept. Fine-tuned, positions are trained
+    and features pooled before the final norm, which is not carried over.
 
-    ``mae@eccl`` (Ding et al. 2024) has 12 blocks of width 768 on 10 s. Unstated: loss and
-    augmentation (MMCL's here), batch (128), decoder (its code family's), weight decay (0.05). The
-    paper plans 200 epochs, its checkpoint is of epoch 294: 400 here, the best by validation loss
-    kept, there by NCC.
+    ``mae@eccl`` (Ding et al. 2024): 12 blocks of width 768 on 10 s. Unstated: loss and augmentation
+    (MMCL's here), batch (128), decoder (its code family's), weight decay (0.05). Planned are 200
+    epochs, its checkpoint is of epoch 294: 400 here, the best by validation loss kept, there by
+    NCC.
 
-    ``mae@ptacl`` (Selivanov et al. 2025) scores the hidden patches alone, with learned positions
-    and a decoder of one layer, four heads. Unstated: its width (256), augmentation (MMCL's; the
-    "uncorrupted input" is read as the augmented signal with nothing hidden) and training (AdamW,
-    learning rate 1e-4, weight decay 0.05, batch 256, 400 epochs).
+    ``mae@ptacl`` (Selivanov et al. 2025) scores the hidden patches alone; learned positions, a
+    decoder of one layer, four heads. Unstated: its width (256), augmentation (MMCL's; "uncorrupted
+    input" is read as the augmented signal, nothing hidden) and training (`PTACL_ADAMW`).
 
     ``mae@dual-*`` (Alvarez-Florez et al. 2026, Tables 2-3, settings of its code) augments as weakly
     as MMCL's fine-tuning and adds a SimSiam term, on by default there: two maskings of one ECG
@@ -137,13 +128,7 @@ class MAE(ECGMethod):
     ncc_weight: float = 0.1
     similarity_weight: float = 0.0
     decoder: Decoder = Decoder()
-    recipe: Recipe = Recipe(
-        epochs=400,
-        batch_size=128,
-        learning_rate=scaled_rate(1e-5, 128),
-        weight_decay=0.15,
-        keep="last",
-    )
+    recipe: Recipe = MMCL_MAE_ADAMW
 
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
         """Make encoder and decoder and, where the similarity counts, its two heads."""
@@ -156,16 +141,19 @@ class MAE(ECGMethod):
 
     def loss(self, encoders: Encoders, batch: Batch) -> dict[str, torch.Tensor]:
         """Squared error and 1 - NCC of the reconstruction, and how far two maskings differ."""
-        from methods.blocks.losses import simsiam
-
         x = self.ecg_input(batch)
         masked = mask_and_reconstruct(encoders, "ecg", x, self.mask_ratio)
         terms = {"mse": self.mse_weight * masked.error(self.loss_on)}
         if self.ncc_weight:
             terms["ncc"] = self.ncc_weight * (1 - masked.correlation(encoders.ecg.grid[0]))
         if self.similarity_weight:
-            again = encoders.ecg(x, visible_places(encoders.ecg, x, self.mask_ratio)).tokens
-            projected = [encoders.similarity(z.mean(1)) for z in (masked.visible, again)]
-            predicted = [encoders.predictor(p) for p in projected]
-            terms["similarity"] = self.similarity_weight * simsiam(predicted, projected)
+            another = similarity(encoders, "ecg", x, masked.visible, self.mask_ratio)
+            terms["similarity"] = self.similarity_weight * another
         return terms
+
+    def reconstruct(
+        self, encoders: Encoders, x: torch.Tensor, keep: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fill in what is hidden; see `Method.reconstruct`."""
+        decoded = encoders.ecg_decoder(encoders.ecg.encode(x, keep), keep)
+        return decoded, encoders.ecg.patches(x)

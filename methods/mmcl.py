@@ -92,10 +92,6 @@ class MMCL(TwoTower):
     frozen_cmr: bool = False
     recipe: Recipe = MMCL_ADAM.replace(learning_rate=1e-4)
 
-    def initial_weights(self) -> dict[str, Stage]:
-        """Start from masked data modelling (ECG) and SimCLR (CMR)."""
-        return {"cmr": self.cmr} if self.ecg is None else {"ecg": self.ecg, "cmr": self.cmr}
-
     def frozen(self, encoders: Encoders) -> list[nn.Module]:
         """Nothing, unless the CMR encoder is a guide that was trained on labels."""
         return [encoders.cmr] if self.frozen_cmr else []

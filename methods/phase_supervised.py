@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from benchmark.api import Batch, Recipe
 from benchmark.stage import UNSET, Spec
 from methods.blocks.augment import DUAL_CMR_AUGMENT, CMRAugment
-from methods.blocks.bases import CMRMethod
+from methods.blocks.bases import DUAL_ADAMW, CMRMethod
 from methods.blocks.image_backbones import PhasesResNet3D
 
 if TYPE_CHECKING:
@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     import torch
 
     from benchmark.encoders import Encoders
-
-DUAL_ADAMW = Recipe(
-    batch_size=64,
-    learning_rate=1e-3,
-    weight_decay=0.005,
-    betas=(0.9, 0.95),
-    decay_all=True,
-    patience=15,
-)
-"""Training of all stages but the masked autoencoder."""
 
 TARGETS = {
     "ed": ("LVEDV", "LVM", "RVEDV"),

@@ -102,11 +102,6 @@ class PTACL(TwoTower):
         views = super().views()
         return {**views, "r_peaks": RPeaks(cohort=self.cohort)} if self.local_weight else views
 
-    def initial_weights(self) -> dict[str, Stage]:
-        """Start from the two masked autoencoders."""
-        starts = {"ecg": self.ecg, "cmr": self.cmr}
-        return {part: stage for part, stage in starts.items() if stage is not None}
-
     def frozen(self, encoders: Encoders) -> list[nn.Module]:
         """Keep the embeddings and the first blocks of both encoders as pretrained."""
         return [

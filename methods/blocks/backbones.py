@@ -88,6 +88,11 @@ class ECGViT(Transformer):
         """Samples per lead that enter the network."""
         return round(self.rate * self.seconds)
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens: leads, times."""
+        return LEADS, self.samples // self.patch
+
     def view(self, cohort: Cohort) -> View:
         """Return the cleaned 10 s ECG that crops are cut from."""
         return CleanECG(
@@ -121,9 +126,15 @@ class CMRViT(Transformer):
     centred: bool = False
 
     @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens: times, rows, columns."""
+        times, rows, columns = self.patch
+        return self.frames // times, self.size // rows, self.size // columns
+
+    @property
     def times(self) -> int:
         """Temporal tokens."""
-        return self.frames // self.patch[0]
+        return self.grid[0]
 
     def view(self, cohort: Cohort) -> View:
         """Return the mid-slice cine; three frames mean end-diastole, between, end-systole."""

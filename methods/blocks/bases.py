@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from benchmark.api import Batch, Method, Recipe, View
-from benchmark.stage import Spec
+from benchmark.api import Batch, Method, Recipe, Task, TrainingPeople, View
+from benchmark.stage import UNSET, Spec, Stage
 from methods.blocks.augment import (
     MMCL_FINETUNE_AUGMENT,
     MMCL_UNIMODAL_AUGMENT,
@@ -18,9 +18,11 @@ from methods.blocks.augment import (
 from methods.blocks.backbones import CMRViT, ECGViT
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from benchmark.encoders import Encoders
+    from benchmark.engine.supervision import Supervision
 
 # The ECG encoder of each paper as its masked autoencoder trains it; what a later stage changes is
 # said there. MMCL's and DUAL's parameter counts are printed; of PTACL's width only 512 gives its
@@ -35,6 +37,23 @@ DUAL_ECG = ECGViT(
     width=576, depth=12, heads=8, seconds=10.0, cleaning="dual_hp_notch_sg", pool="cls"
 )
 
+
+def scaled_rate(base: float, batch_size: int) -> float:
+    """Return the learning rate of a base rate: base x batch / 4, as MMCL's and ECCL's code has it.
+
+    Their help texts, and the masked autoencoder both descend from, say 256 instead of 4.
+    """
+    return base * batch_size / 4
+
+
+# MMCL's masked autoencoder.
+MMCL_MAE_ADAMW = Recipe(
+    epochs=400,
+    batch_size=128,
+    learning_rate=scaled_rate(1e-5, 128),
+    weight_decay=0.15,
+    keep="last",
+)
 # MMCL's contrastive stages as coded; the paper says AdamW. Their learning rates are their own.
 MMCL_ADAM = Recipe(
     epochs=300,
@@ -46,18 +65,36 @@ MMCL_ADAM = Recipe(
 )
 # PTACL's pretraining, of which nothing is stated: declared here, weight decay 0.05.
 PTACL_ADAMW = Recipe(epochs=400, batch_size=256, learning_rate=1e-4)
-
-
-def scaled_rate(base: float, batch_size: int) -> float:
-    """Return the learning rate of a base rate: base x batch / 4, as MMCL's and ECCL's code has it.
-
-    Their help texts, and the masked autoencoder both descend from, say 256 instead of 4.
-    """
-    return base * batch_size / 4
+# DUAL's training: of its masked autoencoder, and of all stages after it, less their epochs.
+DUAL_MAE_ADAMW = Recipe(
+    epochs=250,
+    batch_size=64,
+    learning_rate=1e-4,
+    weight_decay=1e-4,
+    warmup=40 / 250,
+    patience=15,
+)
+DUAL_ADAMW = Recipe(
+    batch_size=64,
+    learning_rate=1e-3,
+    weight_decay=0.005,
+    betas=(0.9, 0.95),
+    decay_all=True,
+    patience=15,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ECGMethod(Method):
+class Encoding(Method):
+    """A method whose field ``<modality>_encoder`` makes the encoder of that modality."""
+
+    def grid(self, modality: str) -> tuple[int, ...] | None:
+        """Return the encoder's; networks without tokens have none."""
+        return getattr(getattr(self, f"{modality}_encoder", None), "grid", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ECGMethod(Encoding):
     """A method that leaves an ECG encoder behind.
 
     Fine-tuned, its input is augmented by ``finetune_augment`` and its encoder becomes
@@ -141,7 +178,7 @@ class ContrastiveECG(ECGMethod):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CMRMethod(Method):
+class CMRMethod(Encoding):
     """A method that reads the images alone and leaves a CMR encoder behind."""
 
     cmr_encoder: Spec = CMRViT()
@@ -163,19 +200,25 @@ class CMRMethod(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoTower(ECGMethod):
-    """A method that aligns an ECG and a CMR encoder in one space of ``embedding`` dimensions."""
+class TwoTower(ECGMethod, CMRMethod):
+    """A method that aligns an ECG and a CMR encoder in one space of ``embedding`` dimensions.
+
+    What fields named ``ecg`` and ``cmr`` hold is where the two encoders start from.
+    """
 
     kind: ClassVar[str] = "alignment"
     two_tower: ClassVar[bool] = True
-    cmr_encoder: CMRViT = CMRViT()
-    cmr_augment: CMRAugment = CMRAugment()
     hidden: int = 512
     embedding: int = 128
 
     def views(self) -> dict[str, View]:
         """Read the cleaned ECG and the CMR view of the encoder."""
-        return {**super().views(), "cmr": self.cmr_encoder.view(self.cohort)}
+        return {**ECGMethod.views(self), **CMRMethod.views(self)}
+
+    def initial_weights(self) -> dict[str, Stage]:
+        """Start from the stages that the method stands on; None is a random start."""
+        starts = {modality: getattr(self, modality, None) for modality in ("ecg", "cmr")}
+        return {modality: stage for modality, stage in starts.items() if stage is not None}
 
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Encoders:
         """Make both encoders and their projectors into the shared space."""
@@ -189,6 +232,26 @@ class TwoTower(ECGMethod):
             project_cmr=projector(self.cmr_encoder.width, self.hidden, self.embedding),
         )
 
-    def cmr_input(self, batch: Batch) -> torch.Tensor:
-        """Return the augmented CMR view."""
-        return self.cmr_augment(batch.cmr) if batch.training else batch.cmr
+
+@dataclass(frozen=True, kw_only=True)
+class LearnsTask(Method):
+    """A method that learns the task's targets, inside the label fraction, with an output layer."""
+
+    task: Task = UNSET
+    fraction: float = UNSET
+
+    def output(self, width: int) -> Supervision:
+        """Make the output layer on features of this width, the part ``output`` of the encoders."""
+        from benchmark.engine.supervision import Supervision
+
+        targets, classify = len(self.task.names), self.task.kind == "classification"
+        return Supervision(width, targets, classify, balanced=bool(self.recipe.balance))
+
+    def labels(self, cohort: Any) -> pd.DataFrame:
+        """Learn the task's targets."""
+        return self.task.targets(cohort)
+
+    def fit(self, encoders: Encoders, people: TrainingPeople) -> None:
+        """Weigh positives by their share among the labelled people."""
+        if encoders.has("output"):
+            encoders.output.fit(people.labels)

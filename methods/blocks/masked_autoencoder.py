@@ -32,6 +32,10 @@ class Decoder(Spec):
         return {"width": 4 * self.heads, "depth": min(self.depth, 2)}
 
 
+BASE_DECODER = Decoder(width=512, depth=8, heads=16)
+"""What the reference code gives an encoder of width 768."""
+
+
 def _make_decoder(sizes: Decoder, encoder: PatchViT, position_base: float) -> nn.Module:
     import math
 
@@ -136,6 +140,18 @@ def similarity_heads(width: int) -> dict[str, nn.Module]:
     )
     predictor = normalised_projector(width, 128, width, bias=False)
     return {"similarity": projector, "predictor": predictor}
+
+
+def similarity(
+    encoders: Encoders, modality: str, x: torch.Tensor, visible: torch.Tensor, mask_ratio: float
+) -> torch.Tensor:
+    """Mask once more: how badly the mean visible tokens of two maskings predict each other."""
+    from methods.blocks.losses import simsiam
+
+    encoder = getattr(encoders, modality)
+    again = encoder(x, visible_places(encoder, x, mask_ratio)).tokens
+    projected = [encoders.similarity(z.mean(1)) for z in (visible, again)]
+    return simsiam([encoders.predictor(p) for p in projected], projected)
 
 
 def mask_and_reconstruct(
