@@ -18,7 +18,7 @@ from methods.blocks.convolutional_networks import (
     Residual,
     pooled_shape,
 )
-from methods.cmae import reconstruction_error
+from methods.cmae_start import reconstruction_error
 
 ECG_SHAPE, CMR_SHAPE = (12, 600), (1, 50, 96, 96)
 PARTS = {"ecg", "cmr", "ecg_decoder", "cmr_decoder"}

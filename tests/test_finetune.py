@@ -293,6 +293,28 @@ def test_training_on_a_static_sample(store, monkeypatch):
     assert 0.4 < seen.mean() < 0.6
 
 
+def counts_of(head, store):
+    """Return what a head says it was fitted on."""
+    (folder,) = bring(store, head)
+    return json.loads((folder / "fit.json").read_text())
+
+
+def test_those_left_out_of_a_static_sample_are_not_counted(tmp_path):
+    store = Store(tmp_path / "store")
+    labels, _ = labels_and_rank(balanced("", CVD(only=("AF",))), store)
+    positives = int(labels.sum())
+    everybody = {"people": len(labels), "positives": positives}
+    expected = {
+        "": everybody,
+        "chunks": everybody,
+        "static": {**everybody, "people": 2 * positives},
+    }
+    for balance, count in expected.items():
+        assert counts_of(balanced(balance, CVD(only=("AF",))), store) == {"AF": count}
+    values = [counts_of(balanced(balance, Phenotype()), store) for balance in ("", "static")]
+    assert values[0] == values[1], "values are not balanced"
+
+
 def test_training_in_chunks_and_values_are_not_balanced(store, monkeypatch):
     _, labels = people_shown(balanced("chunks", CVD(only=("AF",))), store, monkeypatch)
     assert 0.28 < labels.mean() < 0.4, "a third of an epoch are positives"

@@ -26,7 +26,13 @@ from benchmark.evaluation.heads import (
     logistic,
     ridge,
 )
-from benchmark.evaluation.kernel import PENALTIES, KernelHead, tangent_kernel
+from benchmark.evaluation.kernel import (
+    PENALTIES,
+    KernelHead,
+    kernel_times,
+    solutions,
+    tangent_kernel,
+)
 from benchmark.evaluation.mlp import MLPHead, train_each
 from tasks.cvd import CVD
 from tasks.phenotype import Phenotype
@@ -66,6 +72,18 @@ def test_ridge_with_targets_missing_for_different_people(data):
         known = np.isfinite(y[:, t])
         model = Ridge(alpha=penalties[t]).fit(x[known], y[known, t])
         np.testing.assert_allclose(weights[:, t], model.coef_, rtol=1e-6, atol=1e-9)
+
+
+def test_ridge_factorises_once_for_all_penalties_and_targets_of_the_same_people(data, monkeypatch):
+    x, y, xv, yv = data
+    y = np.column_stack([y, 2 * y, y])
+    y[:30, [0, 4]] = np.nan
+    y[50:, 7] = np.nan
+    factorised, eigh = [], np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda a: factorised.append(a.shape) or eigh(a))
+    *_, penalties = ridge(x, y, xv, np.column_stack([yv, 2 * yv, yv]))
+    assert np.isfinite(penalties).all()
+    assert factorised == [(12, 12)] * 3
 
 
 def test_ridge_with_fewer_people_than_features_and_with_none(data):
@@ -193,6 +211,34 @@ def test_the_kernel_of_many_is_made_in_little_more_memory_than_it_needs():
     tracemalloc.stop()
     assert peak < 2.5 * found.nbytes
     np.testing.assert_allclose(found[700:703], tangent_kernel(codes[700:703], codes))
+
+
+def test_all_penalties_are_solved_in_the_memory_of_one_kernel():
+    rng = np.random.default_rng(0)
+    codes, values = rng.normal(size=(1500, 4)), rng.normal(size=(1500, 2))
+    tracemalloc.start()
+    found = solutions(codes, values, PENALTIES)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    kernel = tangent_kernel(codes, codes)
+    assert peak < 2.5 * kernel.nbytes, "one, and the blocks it is made from"
+    for dual, penalty in zip(found, PENALTIES, strict=True):
+        expected = KernelRidge(alpha=penalty, kernel="precomputed").fit(kernel, values).dual_coef_
+        np.testing.assert_allclose(dual, expected, rtol=1e-6)
+
+
+def test_a_kernel_is_multiplied_in_blocks_as_it_is_at_once():
+    rng = np.random.default_rng(0)
+    a, b, weights = rng.normal(size=(600, 4)), rng.normal(size=(9, 4)), rng.normal(size=(9, 2))
+    np.testing.assert_allclose(kernel_times(a, b, weights), tangent_kernel(a, b) @ weights)
+    assert kernel_times(a[:0], b, weights).shape == (0, 2)
+
+
+def test_without_validation_the_kernel_head_penalises_most(data, tmp_path):
+    x, y, xv, yv = data
+    head = KernelHead(task=Phenotype(only=("LVEDV", "LVESV", "LVSV")))
+    head.fit(Folder(tmp_path), x, y, xv, np.full_like(yv, np.nan))
+    assert set(json.loads((tmp_path / "penalties.json").read_text()).values()) == {PENALTIES[-1]}
 
 
 def alike(a, b):
@@ -361,6 +407,41 @@ def test_a_network_is_the_same_in_any_company():
     predict, _ = train_each(settings, (x, y), (xv, yv), keys=["a", "b", "c"], **options)
     alone, _ = train_each(settings, (x, y[:, 1:2]), (xv, yv[:, 1:2]), keys=["b"], **options)
     np.testing.assert_allclose(predict(xv)[:, 1], alone(xv)[:, 0], rtol=1e-4, atol=1e-6)
+
+
+def test_networks_of_several_embeddings_and_fractions_are_trained_together():
+    """Seeds are stacked as people, fractions are columns: each network is the one trained alone."""
+    rng = np.random.default_rng(0)
+    x, xv = rng.normal(size=(2, 150, 16)), rng.normal(size=(2, 60, 16))
+    y, yv = rng.normal(size=(2, 150, 4)), np.full((2, 60, 4), np.nan)
+    y[:, 40:, 1::2] = np.nan
+    y[0, :, 2:], y[1, :, :2] = np.nan, np.nan
+    yv[0, :, :2], yv[1, :, 2:] = rng.normal(size=(2, 60, 2))
+    settings = MLPHead(epochs=9, batch_size=32, learning_rate=1e-2, patience=2)
+    keys, options = ["a", "b", "c", "d"], {"classify": False, "device": "cpu"}
+    stacked = [np.concatenate(a) for a in (x, y, xv, yv)]
+    predict, epochs = train_each(settings, stacked[:2], stacked[2:], keys=keys, **options)
+    assert len(set(epochs)) > 1
+    for t, key in enumerate(keys):
+        own = t // 2
+        sole = (x[own], y[own, :, t : t + 1]), (xv[own], yv[own, :, t : t + 1])
+        alone, epoch = train_each(settings, *sole, keys=[key], **options)
+        assert epoch == [epochs[t]]
+        np.testing.assert_allclose(
+            predict(xv[own])[:, t], alone(xv[own])[:, 0], rtol=1e-3, atol=1e-5
+        )
+
+
+def test_a_network_without_validation_keeps_its_first_epoch(data):
+    x, y, xv, yv = data
+    for blank in ([1], [0, 1, 2]):
+        seen = yv.copy()
+        seen[:, blank] = np.nan
+        settings = MLPHead(epochs=4, patience=1)
+        options = {"keys": ["a", "b", "c"], "classify": False, "device": "cpu"}
+        predict, epochs = train_each(settings, (x, y), (xv, seen), **options)
+        assert {epochs[t] for t in blank} == {1}
+        assert np.isfinite(predict(xv)).all()
 
 
 def test_a_network_that_explodes_stops_the_run(data):

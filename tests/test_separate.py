@@ -18,7 +18,9 @@ from benchmark.evaluation.joint import Joint
 from benchmark.evaluation.score import Score
 from benchmark.evaluation.selected import Selected
 from benchmark.evaluation.separate import Assembled, Separately
-from benchmark.stage import UNSET, Stage, bind
+from benchmark.reports.cells import Scored
+from benchmark.reports.collect import run_of
+from benchmark.stage import UNSET, Stage, bind, topological
 from tasks.cvd import CVD
 from tasks.demographics import Demographics
 from tasks.phenotype import Phenotype
@@ -71,6 +73,78 @@ def test_separate_models_side_by_side_are_the_models(store):
     together = LINEAR.replace(task=task)
     (other,) = bring(store, together)
     np.testing.assert_allclose(np.load(folder / "test.npy"), np.load(other / "test.npy"))
+
+
+# ------------------------------------------------------------------------------ guides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guide(ToyLabelled):
+    """A stage that learns phenotypes of those whom ``taught`` says."""
+
+    taught: bool = True
+
+    def labels(self, cohort):
+        table = self.task.targets(cohort).astype(float)
+        if not self.taught:
+            table.iloc[cohort.labelled(self.seed, self.fraction)] = np.nan
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guided(ToyMethod):
+    """A method that starts from a guide."""
+
+    guide: Stage = UNSET
+
+    def initial_weights(self):
+        return {"ecg": self.guide}
+
+
+def guided(taught, fraction=0.5):
+    guide = Guide(cohort=COHORT, seed=0, task=Phenotype(), fraction=fraction, taught=taught)
+    embedding = Embed(method=Guided(cohort=COHORT, seed=0, guide=guide))
+    return LINEAR.replace(embedding=embedding, task=CVD(), fraction=fraction)
+
+
+def test_what_a_guide_without_a_label_taught_is_not_estimable(store):
+    """Diseases are known of people whose phenotypes, which the representation needs, are not."""
+    scores = [Score(head=guided(taught), metrics=CVD.metrics) for taught in (True, False)]
+    folders = bring(store, *scores, *(score.head for score in scores))
+    taught, untaught = (json.loads((f / "score.json").read_text())["cells"] for f in folders[:2])
+    assert {"ok", "too few positives"} & {cell["status"] for cell in taught}
+    assert {cell["status"] for cell in untaught} <= {"not estimable", "too few positives"}
+    for name in CVD.target_names:
+        fits = [json.loads((f / "fit.json").read_text())[name] for f in folders[2:]]
+        assert fits[0]["positives"] > 0
+        assert fits[1] == {"people": 0, "positives": 0}
+
+
+# ------------------------------------------------------------------------------ cost
+
+
+def test_every_part_of_a_head_and_every_start_is_paid_for(store):
+    task = CVD(only=("AF", "CAD"))
+    candidates = [LINEAR.replace(task=task, balance=balance) for balance in ("", "static")]
+    parts = [
+        Selected(candidates=tuple(c.replace(task=task.replace(only=(name,))) for c in candidates))
+        for name in task.names
+    ]
+    method = Guided(cohort=COHORT, seed=0, guide=guided(True).embedding.method.guide)
+    tuned = FineTune(method=method, task=task, cohort=COHORT, recipe=QUICK, **BOUND)
+    for head, pretrained in (
+        (Assembled(task=task, parts=tuple(parts)), [LINEAR.embedding.method]),
+        (tuned, [method, method.guide]),
+    ):
+        score = Score(head=head, metrics=task.metrics)
+        bring(store, score)
+        inside = topological([head])
+        heads = [s for s in inside if isinstance(s, Assembled | Selected | LinearHead | FineTune)]
+        assert len(heads) in (1, 7)
+        cost = run_of(Scored("toy", "any", "ecg", 1.0, (score,)), store)
+        for name, stages in {"head": heads, "pretraining": pretrained}.items():
+            spent = sum(store.manifest(stage.digest)["seconds"] for stage in stages)
+            assert cost[f"{name}_seconds"] == pytest.approx(spent, abs=0.006)
 
 
 # ------------------------------------------------------------------------------ selected

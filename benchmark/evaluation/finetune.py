@@ -13,7 +13,12 @@ import numpy as np
 
 from benchmark.api import Batch, Context, Method, Predictions, Task, Trainable, View
 from benchmark.cohorts.cohort import CohortData
-from benchmark.evaluation.heads import record_fit, save_predictions, test_predictions
+from benchmark.evaluation.heads import (
+    record_fit,
+    save_predictions,
+    static_sample,
+    test_predictions,
+)
 from benchmark.stage import UNSET, Stage
 
 if TYPE_CHECKING:
@@ -149,6 +154,7 @@ class FineTune(Trainable):
             pooled=lambda x: encoders.pooling(encoder(x)),
             output=encoders.supervision,
             history=context.out / "history.json",
+            balance=self.recipe.balance,
         )
 
 
@@ -160,11 +166,13 @@ def save_network_predictions(
     pooled: Callable[[torch.Tensor], torch.Tensor],
     output: Callable[[torch.Tensor], torch.Tensor],
     history: Path,
+    balance: str,
 ) -> None:
     """Predict validation and test people, in the targets' units, and leave what a head leaves.
 
     A long signal is pooled window by window and ``output`` reads the windows' mean; ``history``
-    tells what the labels were z-scored with and which they were.
+    tells what the labels were z-scored with and which they were, ``balance`` of whom a disease was
+    learned.
     """
     import torch
 
@@ -186,8 +194,10 @@ def save_network_predictions(
         return (values * learned["deviation"] + learned["mean"])[:, columns]
 
     save_predictions(context, predict(cohort.rows("validation")), predict(cohort.rows("test")))
-    labelled = cohort.labelled(head.seed, head.fraction)
-    record_fit(context, head.task.targets(cohort), labelled)
+    table, labelled = head.task.targets(cohort), cohort.labelled(head.seed, head.fraction)
+    if balance == "static" and head.task.kind == "classification":
+        table = static_sample(table, labelled, cohort)
+    record_fit(context, table, labelled, head.method)
 
 
 def _pooling(encoder: nn.Module, attend: bool) -> nn.Module:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from benchmark.api import Cohort, Context, Predictions, Task
+from benchmark.api import Cohort, Context, Method, Predictions, Task, Trainable
 from benchmark.cohorts.cohort import CohortData
 from benchmark.cohorts.splits import balance_rank
 from benchmark.engine.balance import matched
 from benchmark.evaluation.embed import Embed
-from benchmark.stage import UNSET, Stage
+from benchmark.stage import UNSET, Stage, topological
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,12 +65,12 @@ class Head(Stage):
         x = self.prepare(x.astype(np.float64), cohort.rows("train"))
         labelled = cohort.labelled(self.seed, self.fraction)
         if self.balance and self.task.kind == "classification":
-            table = _balanced(table, labelled, cohort)
+            table = static_sample(table, labelled, cohort)
         validation, test = cohort.rows("validation"), cohort.rows("test")
         y = table.to_numpy(np.float64)
         fitted = self.fit(context, x[labelled], y[labelled], x[validation], y[validation])
         save_predictions(context, fitted(x[validation]), fitted(x[test]))
-        record_fit(context, table, labelled)
+        record_fit(context, table, labelled, self.embedding.method)
 
     def prepare(self, x: np.ndarray, train: np.ndarray) -> np.ndarray:
         """Z-score the features (people, width) with the training people's mean and SD.
@@ -92,7 +92,7 @@ class Head(Stage):
         return 1.5, 2e5
 
 
-def _balanced(table: pd.DataFrame, labelled: np.ndarray, cohort: CohortData) -> pd.DataFrame:
+def static_sample(table: pd.DataFrame, labelled: np.ndarray, cohort: CohortData) -> pd.DataFrame:
     """Blank the labels of the training people outside each disease's static sample."""
     table, rank = table.astype(float), balance_rank(cohort.hash_id.iloc[labelled])
     for place, name in enumerate(table.columns):
@@ -119,11 +119,25 @@ def save_predictions(context: Context, validation: np.ndarray, test: np.ndarray)
     np.save(context.out / "test.npy", test)
 
 
-def record_fit(context: Context, table: pd.DataFrame, labelled: np.ndarray) -> None:
-    """Write how many labelled people, and how many positives, each target was fitted on."""
+def record_fit(
+    context: Context, table: pd.DataFrame, labelled: np.ndarray, method: Method | None = None
+) -> None:
+    """Write how many labelled people, and how many positives, each target was fitted on.
+
+    Where the representation of a ``method`` learned labels of its own, from fewer people than that,
+    it is as many: what a guide without a label passes on says nothing of the method.
+    """
     y = table.to_numpy(np.float64)[labelled]
+    most = len(labelled)
+    for stage in topological([method]) if method is not None else ():
+        if isinstance(stage, Trainable) and stage.trained and hasattr(stage, "fraction"):
+            history = json.loads((context.open(stage) / "history.json").read_text())
+            most = min(most, history.get("labelled_people", most))
     counts = {
-        name: {"people": int(np.isfinite(c).sum()), "positives": int((c == 1).sum())}
+        name: {
+            "people": min(most, int(np.isfinite(c).sum())),
+            "positives": min(most, int((c == 1).sum())),
+        }
         for name, c in zip(table.columns, y.T, strict=True)
     }
     (context.out / "fit.json").write_text(json.dumps(counts, indent=1))

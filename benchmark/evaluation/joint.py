@@ -67,6 +67,7 @@ class Joint(Stage):
             pooled=lambda x: encoder(x).pooled,
             output=encoders.output,
             history=folder / "history.json",
+            balance=self.method.recipe.balance,
         )
 
     def predictions(self, folder: Path, cohort: CohortData) -> Predictions:

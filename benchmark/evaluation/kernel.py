@@ -36,31 +36,65 @@ class KernelHead(Head):
 
     def fit(self, context: Context, x, y, x_validation, y_validation) -> Any:
         """Fit the targets that the same people have together; see ``penalties.json``."""
-        from sklearn.kernel_ridge import KernelRidge
-
         weights = np.zeros((len(x), y.shape[1]))
         level = np.zeros(y.shape[1])
-        kernel, seen = tangent_kernel(x, x), tangent_kernel(x_validation, x)
         chosen: dict[str, float] = {}
         for people, columns in patterns(y):
-            mean = y[np.ix_(people, columns)].mean(0)
-            ys, yv = y[np.ix_(people, columns)] - mean, y_validation[:, columns] - mean
+            known, ys = x[people], y[np.ix_(people, columns)]
+            mean = ys.mean(0)
             level[columns] = mean
-            own = kernel[np.ix_(people, people)]
-            least = np.full(len(columns), np.inf)
-            # From the strongest on: it stays where validation has nothing to choose by.
-            for penalty in PENALTIES[::-1]:
-                model = KernelRidge(alpha=penalty, kernel="precomputed")
-                dual = model.fit(own, ys).dual_coef_
-                error = np.square(seen[:, people] @ dual - yv)
-                error = np.where(np.isnan(error), 0.0, error).sum(0)
-                for place in np.flatnonzero(error < least):
-                    least[place] = error[place]
-                    weights[people, columns[place]] = dual[:, place]
-                    chosen[self.task.names[columns[place]]] = float(penalty)
+            duals = solutions(known, ys - mean, PENALTIES)
+            flat = duals.transpose(1, 0, 2).reshape(len(known), -1)
+            found = kernel_times(x_validation, known, flat).reshape(-1, *duals.shape[::2])
+            error = np.square(found + mean - y_validation[:, None, columns])
+            error = np.where(np.isnan(error), 0.0, error).sum(0)
+            # The strongest of equals: it stays where validation has nothing to choose by.
+            best = len(PENALTIES) - 1 - error[::-1].argmin(0)
+            for place, column in enumerate(columns):
+                weights[people, column] = duals[best[place], :, place]
+                chosen[self.task.names[column]] = float(PENALTIES[best[place]])
             context.progress(int(np.max(columns)) + 1, y.shape[1], "targets")
         (context.out / "penalties.json").write_text(json.dumps(chosen, indent=1))
-        return lambda codes: tangent_kernel(codes, x) @ weights + level
+        return lambda codes: kernel_times(codes, x, weights) + level
+
+
+def solutions(x: np.ndarray, y: np.ndarray, penalties: np.ndarray) -> np.ndarray:
+    """Return the dual weights (penalties, n, targets) of codes (n, width), values (n, targets).
+
+    All in the memory of a single kernel: a Cholesky factor takes one triangle, from the other the
+    kernel is restored for the next penalty. An eigendecomposition would serve all penalties, but
+    takes four kernels and longer than the eleven factors.
+    """
+    from scipy.linalg import cho_factor, cho_solve
+
+    kernel = tangent_kernel(x, x)
+    diagonal = kernel.diagonal().copy()
+    found = np.empty((len(penalties), *y.shape))
+    for place, penalty in enumerate(penalties):
+        if place:
+            _mirror(kernel)
+        np.fill_diagonal(kernel, diagonal + penalty)
+        # Transposed, it is in the order of LAPACK, which else works on a copy.
+        factor = cho_factor(kernel.T, lower=False, overwrite_a=True, check_finite=False)
+        found[place] = cho_solve(factor, y, check_finite=False)
+    return found
+
+
+def _mirror(kernel: np.ndarray) -> None:
+    """Copy what is above the diagonal to below it."""
+    for start in range(0, len(kernel), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        kernel[rows, :start] = kernel[:start, rows].T
+        corner = kernel[rows, rows]
+        below = np.tril_indices(len(corner), -1)
+        corner[below] = corner.T[below]
+
+
+def kernel_times(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the kernel of codes (n, width) and (m, width) times weights (m, targets)."""
+    starts = range(0, len(a), ROWS_AT_ONCE)
+    blocks = [tangent_kernel(a[start : start + ROWS_AT_ONCE], b) @ weights for start in starts]
+    return np.concatenate(blocks) if blocks else np.zeros((0, weights.shape[1]))
 
 
 def tangent_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from benchmark.evaluation.heads import Head
 if TYPE_CHECKING:
     import torch
 
-EVALUATED_AT_ONCE = 1024
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,9 @@ def train_each(
     """Train one network per target on (people, width) and (people, targets), NaN where missing.
 
     Targets differ in their people and so in the length of their epochs: each goes through its own,
-    and they only share the matrix products of a step. A target's ``keys`` entry seeds it.
+    and they only share the matrix products of a step. A target's ``keys`` entry seeds it. Nothing
+    but its people makes a target: the same one in several label fractions is several columns, and
+    several embeddings are stacked as more people, whom the columns of the others do not have.
 
     Returns
     -------
@@ -111,46 +113,62 @@ def train_each(
         When a validation loss is not finite.
     """
     import torch
+    from torch.optim.adamw import adamw
 
     from benchmark.engine.training import NonFiniteLossError
 
-    x, x_validation = (torch.from_numpy(a).float().to(device) for a, _ in (training, validation))
-    label, weight = (a.to(device) for a in _weighted(training[1], classify))
-    judged, judged_weight = (a.to(device) for a in _weighted(validation[1], classify))
+    learned, judged = (_Examples(*split, classify, device) for split in (training, validation))
     people = [np.flatnonzero(np.isfinite(column)) for column in training[1].T]
-    size = [min(settings.batch_size, len(own)) for own in people]
-    steps = [len(own) // batch for own, batch in zip(people, size, strict=True)]
+    size = np.array([min(settings.batch_size, len(own)) for own in people])
+    steps = np.array([len(own) for own in people]) // size
+    # An epoch's batches (targets, steps, batch), filled up with nobody.
+    batches = np.full((len(keys), steps.max(), size.max()), learned.nobody)
+    seen = [np.flatnonzero(np.isfinite(column)) for column in validation[1].T]
+    watched = np.full((len(keys), max(map(len, seen))), judged.nobody)
+    for t, own in enumerate(seen):
+        watched[t, : len(own)] = own
 
-    layers = [layer.to(device).requires_grad_() for layer in _fresh(x.shape[1], keys)]
-    rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    optimiser = torch.optim.AdamW(layers, betas=(0.9, 0.95), **rates)
+    def shuffle(t: int, epoch: int) -> None:
+        order = _shuffled(keys[t], epoch, people[t])[: steps[t] * size[t]]
+        batches[t, : steps[t], : size[t]] = order.reshape(steps[t], size[t])
+
+    layers = [layer.to(device).requires_grad_() for layer in _fresh(training[0].shape[1], keys)]
+    moments = [[torch.zeros_like(layer) for layer in layers] for _ in range(2)]
+    taken = [torch.zeros((), device=device) for _ in layers]
     best = [layer.detach().clone() for layer in layers]
     least, best_epoch, epoch = [math.inf] * len(keys), [0] * len(keys), [0] * len(keys)
-    order = [_shuffled(key, 0, own) for key, own in zip(keys, people, strict=True)]
-    active = list(range(len(keys)))
+    active = np.arange(len(keys))
+    for t in active:
+        shuffle(t, 0)
     for step in itertools.count(1):
-        chosen = np.zeros((len(active), max(size)), np.int64)
-        counted = np.zeros((len(active), max(size)), np.float32)
-        for place, t in enumerate(active):
-            start = (step - 1) % steps[t] * size[t]
-            chosen[place, : size[t]] = order[t][start : start + size[t]]
-            counted[place, : size[t]] = 1
-        rows, which = torch.from_numpy(chosen).to(device), torch.tensor(active)[:, None].to(device)
-        mask = torch.from_numpy(counted).to(device)
-        batch = label[which, rows], weight[which, rows] * mask
-        optimiser.zero_grad(set_to_none=True)
-        _loss(_forward(layers, x[rows]), *batch, classify).sum().backward()
-        optimiser.step()
-
-        due = [place for place, t in enumerate(active) if step % steps[t] == 0]
-        if not due:
-            continue
+        rows = batches[active, (step - 1) % steps[active]]
+        gradients = torch.autograd.grad(learned.losses(layers, active, rows).sum(), layers)
         with torch.no_grad():
-            output = _everybody([layer[due] for layer in layers], x_validation)
-        ended = [active[place] for place in due]
-        losses = _loss(output, judged[ended], judged_weight[ended], classify).tolist()
-        stopped = set()
-        for place, t, loss in zip(due, ended, losses, strict=True):
+            # What AdamW's class checks around each step takes longer than the step.
+            adamw(
+                layers,
+                list(gradients),
+                *moments,
+                [],
+                taken,
+                fused=True,
+                amsgrad=False,
+                maximize=False,
+                beta1=0.9,
+                beta2=0.95,
+                eps=1e-8,
+                lr=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+            )
+
+        due = np.flatnonzero(step % steps[active] == 0)
+        if not len(due):
+            continue
+        ended = active[due]
+        with torch.no_grad():
+            losses = judged.losses([layer[due] for layer in layers], ended, watched[ended])
+        stopped = []
+        for place, t, loss in zip(due, ended, losses.tolist(), strict=True):
             if not math.isfinite(loss):
                 raise NonFiniteLossError(f"the validation loss of {keys[t]} is {loss}")
             epoch[t] += 1
@@ -159,22 +177,60 @@ def train_each(
                 for kept, layer in zip(best, layers, strict=True):
                     kept[t] = layer.detach()[place]
             if epoch[t] == settings.epochs or epoch[t] - best_epoch[t] >= settings.patience:
-                stopped.add(place)
-            order[t] = _shuffled(keys[t], epoch[t], people[t])
+                stopped.append(place)
+            shuffle(t, epoch[t])
         progress(min(epoch[t] for t in active))
         if stopped:
-            left = [place for place in range(len(active)) if place not in stopped]
-            active = [active[place] for place in left]
-            if not active:
+            left = np.delete(np.arange(len(active)), stopped)
+            active = active[left]
+            if not len(active):
                 break
-            _keep(left, layers, optimiser)
+            layers = [layer.detach()[left].requires_grad_() for layer in layers]
+            moments = [[own[left] for own in each] for each in moments]
 
     def predict(features: np.ndarray) -> np.ndarray:
+        everybody = torch.arange(len(features), device=device).expand(len(keys), -1)
         with torch.no_grad():
-            output = _everybody(best, torch.from_numpy(features).float().to(device))
+            output = _forward(best, torch.from_numpy(features).float().to(device), everybody)
         return output.T.cpu().numpy().astype(np.float64)
 
     return predict, best_epoch
+
+
+class _Examples:
+    """Features, and each target's labels and weights, of the people of a split; one is nobody."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, classify: bool, device: str) -> None:
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+
+        weight, label = np.isfinite(y.T).astype(np.float32), np.nan_to_num(y.T)
+        if classify:
+            positives = label.sum(1, keepdims=True)
+            negatives = weight.sum(1, keepdims=True) - positives
+            weight *= 1 + label * ((negatives / positives.clip(1)).clip(1, 100) - 1)
+        # Who is nobody counts nothing, whichever target has one in a batch.
+        self.nobody = len(x)
+        self.x, self.label, self.weight = (
+            torch.from_numpy(np.pad(a, pad)).float().to(device)
+            for a, pad in (
+                (x, ((0, 1), (0, 0))),
+                (label, ((0, 0), (0, 1))),
+                (weight, ((0, 0), (0, 1))),
+            )
+        )
+        self.error = binary_cross_entropy_with_logits if classify else mse_loss
+
+    def losses(
+        self, layers: list[torch.Tensor], targets: np.ndarray, rows: np.ndarray
+    ) -> torch.Tensor:
+        """Return each target's mean error over its people, rows (targets, people)."""
+        import torch
+
+        rows, which = (torch.from_numpy(a).to(self.x.device) for a in (rows, targets[:, None]))
+        label, weight = self.label[which, rows], self.weight[which, rows]
+        each = self.error(_forward(layers, self.x, rows), label, reduction="none") * weight
+        return each.sum(1) / weight.sum(1).clamp(min=1)
 
 
 def _fresh(width: int, keys: list[str]) -> list[torch.Tensor]:
@@ -192,53 +248,19 @@ def _fresh(width: int, keys: list[str]) -> list[torch.Tensor]:
     return [torch.from_numpy(np.stack(same)).float() for same in zip(*layers, strict=True)]
 
 
-def _forward(layers: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Map (targets, people, width) to (targets, people)."""
+def _forward(layers: list[torch.Tensor], x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Map the rows (targets, people) of x (everybody, width) to (targets, people), in blocks."""
     import torch
-    from torch.nn.functional import gelu
+    from torch.nn.functional import embedding, gelu
 
-    for weight, bias in zip(layers[0:-2:2], layers[1:-2:2], strict=True):
-        x = gelu(torch.baddbmm(bias, x, weight))
-    return torch.baddbmm(layers[-1], x, layers[-2])[..., 0]
-
-
-def _everybody(layers: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Map the same people (people, width) through every target's network, in blocks."""
-    import torch
-
-    blocks = [block.expand(len(layers[0]), -1, -1) for block in x.split(EVALUATED_AT_ONCE)]
-    return torch.cat([_forward(layers, block) for block in blocks], dim=1)
-
-
-def _weighted(y: np.ndarray, classify: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return labels, 0 where missing, and how much each counts, both (targets, people)."""
-    import torch
-
-    weight, label = np.isfinite(y.T).astype(np.float32), np.nan_to_num(y.T)
-    if classify:
-        positives = label.sum(1, keepdims=True)
-        negatives = weight.sum(1, keepdims=True) - positives
-        weight *= 1 + label * ((negatives / positives.clip(1)).clip(1, 100) - 1)
-    return torch.from_numpy(label).float(), torch.from_numpy(weight).float()
-
-
-def _loss(
-    output: torch.Tensor, label: torch.Tensor, weight: torch.Tensor, classify: bool
-) -> torch.Tensor:
-    """Return each target's mean error over its people."""
-    from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
-
-    error = binary_cross_entropy_with_logits if classify else mse_loss
-    each = error(output, label, reduction="none") * weight
-    return each.sum(1) / weight.sum(1).clamp(min=1)
-
-
-def _keep(places: list[int], layers: list[torch.Tensor], optimiser: torch.optim.Optimizer) -> None:
-    """Go on with some of the stacked networks and their moments."""
-    for layer in layers:
-        layer.data, layer.grad = layer.data[places], None
-        state = optimiser.state[layer]
-        state |= {name: state[name][places] for name in ("exp_avg", "exp_avg_sq")}
+    *hidden, last, level = layers
+    blocks = []
+    for some in rows.split(ROWS_AT_ONCE, dim=1):
+        z = embedding(some, x)  # a gather, several times faster than by index
+        for weight, bias in zip(hidden[0::2], hidden[1::2], strict=True):
+            z = gelu(torch.baddbmm(bias, z, weight))
+        blocks.append((z * last.mT).sum(-1) + level[..., 0])  # too thin for a matrix product
+    return torch.cat(blocks, dim=1)
 
 
 def _shuffled(key: str, epoch: int, people: np.ndarray) -> np.ndarray:
