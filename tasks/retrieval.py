@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from benchmark.api import Metric
-from benchmark.evaluation.metrics import MeanRank, MedianRank, PrecisionAt
+from benchmark.evaluation.metrics import MeanRank, MedianRank, PrecisionAt, RecallAt
 from benchmark.evaluation.retrieve import Retrieve
 from tasks.phenotype import Phenotype
 
@@ -17,20 +17,24 @@ class Retrieval(Phenotype):
     """Among the most similar people, how many share a ventricular phenotype.
 
     Selivanov et al., MICCAI 2025, Table 1: someone matches whose phenotype lies within half a
-    standard deviation. Every method from ECG to ECG; two-tower methods from ECG to CMR as well.
+    standard deviation. Every method from ECG to ECG; two-tower methods from ECG to CMR as well,
+    where R@k is another question: how often the query's own scan is among the k most similar.
     """
 
     name: ClassVar[str] = "retrieval"
     kind: ClassVar[str] = "retrieval"
     title: ClassVar[str] = "Retrieval of similar patients"
-    metrics: ClassVar[tuple[Metric, ...]] = tuple(
-        metric
-        for own in (False, True)
-        for metric in (
-            *(PrecisionAt(k=k, own=own) for k in (1, 3, 5, 10, 15)),
-            MeanRank(own=own),
-            MedianRank(own=own),
-        )
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        *(
+            metric
+            for own in (False, True)
+            for metric in (
+                *(PrecisionAt(k=k, own=own) for k in (1, 3, 5, 10, 15)),
+                MeanRank(own=own),
+                MedianRank(own=own),
+            )
+        ),
+        *(RecallAt(k=k) for k in (1, 5, 10)),
     )
     primary: ClassVar[Mapping[str, str]] = {"ecg": "P@10", "ecg-cmr": "P@10"}
     reference: ClassVar[Mapping[str, str]] = {"ecg": "mae", "ecg-cmr": "ptacl-global"}

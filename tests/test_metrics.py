@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import r2_score, roc_auc_score
 
-from benchmark.api import Predictions
+from benchmark.api import Metric, Predictions
 from benchmark.evaluation.metrics import (
     AUROC,
     R2,
@@ -20,7 +21,7 @@ from benchmark.evaluation.metrics import (
     MedianRank,
     PearsonR,
     PrecisionAt,
-    bootstrap_median_rank,
+    RecallAt,
 )
 from benchmark.evaluation.retrieval import KS, retrieve
 
@@ -216,26 +217,115 @@ def test_cut_offs_that_are_not_stored_are_refused():
         PrecisionAt(k=7)
 
 
-def test_bootstrap_of_the_median_rank():
-    rng = np.random.default_rng(10)
-    rank = rng.geometric(0.2, (301, 2)).astype(float)
-    rank[rng.random(rank.shape) < 0.1] = np.nan
-    draws = bootstrap_median_rank(rank, n=400, seed=3)
-    # The same draws by hand.
-    again = np.random.default_rng(3)
-    again.integers(1, size=(400, 1))
-    counts = again.multinomial(301, np.full(301, 1 / 301), size=250)
-    for i in (0, 17, 249):
-        repeated = np.repeat(rank[:, 1], counts[i])
-        assert draws[i, 1] == np.nanmedian(repeated)
-    assert np.array_equal(draws, bootstrap_median_rank(rank, n=400, seed=3), equal_nan=True)
-    lo, hi = np.quantile(draws, [0.025, 0.975], axis=0)
-    assert (lo <= np.nanmedian(rank, axis=0)).all()
-    assert (hi >= np.nanmedian(rank, axis=0)).all()
-    # Replicates that disagree are resampled too.
-    spread = bootstrap_median_rank(np.stack([rank, rank + 10]), n=400, seed=3)
-    assert np.ptp(np.quantile(spread, [0.025, 0.975], axis=0), axis=0).min() >= 10
-    assert np.isnan(bootstrap_median_rank(np.full((5, 1), np.nan), n=3)).all()
+def test_recall_counts_the_own_scan():
+    rng = np.random.default_rng(12)
+    n = 150
+    q = rng.standard_normal((n, 6))
+    g = q + rng.standard_normal((n, 6))
+    g[70:75] = g[70]  # five people with one scan
+    r = retrieve(q, g, np.ones((n, 1)), sigma=np.ones(1), exclude_self=True)
+    p = Predictions(("a",), {"own": r["own"]})
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (q, g)]
+    similarity = np.round(unit[0] @ unit[1].T, 6)
+    for k in (1, 5, 10):
+        # Orders of the tied drawn at random: the mean over them is what counts.
+        want = np.array([(np.argsort(-row)[:k] == i).any() for i, row in enumerate(similarity)])
+        want = want.astype(float)
+        for i in range(70, 75):
+            orders = np.lexsort((rng.random((400, n)), np.tile(-similarity[i], (400, 1))))
+            want[i] = (orders[:, :k] == i).any(axis=1).mean()
+        metric = RecallAt(k=k)
+        theta, psi = metric.influence(p)
+        assert np.delete(psi[:, 0] + theta, np.s_[70:75]) == pytest.approx(
+            np.delete(want, np.s_[70:75])
+        )
+        assert psi[70:75, 0] + theta == pytest.approx(want[70:75], abs=0.1)
+        assert metric.chance(p) == pytest.approx([k / n], rel=1e-12)
+        assert metric.name == f"R@{k}"
+        assert not metric.per_target
+    assert RecallAt(k=n).influence(p)[0] == 1
+    assert not RecallAt().applies(Predictions(("a",), {"hits": r["hits"]}))
+
+
+def test_own_pair_recall_hinges_on_the_scans_found_or_missed():
+    ahead = np.array([0, 0, 3, 7, 8, 9, 9, 9])
+    own = np.stack([ahead, np.zeros(8, int), 9 - ahead], axis=1)
+    predictions = Predictions(("a",), {"own": own})
+    assert [RecallAt(k=k).smallest(predictions) for k in (1, 4, 10)] == [2, 3, 0]
+    assert RecallAt(k=1).people(predictions) == 8
+
+
+def metrics():
+    """Every metric of the module: a new one without a word on chance fails below."""
+    of_retrieval = [m(own=own) for m in (PrecisionAt, MeanRank, MedianRank) for own in (0, 1)]
+    return [AUROC(), R2(), PearsonR(), *of_retrieval, RecallAt(k=1), RecallAt(k=10)]
+
+
+def test_every_metric_is_held_against_chance():
+    def kinds(kind):
+        return {kind}.union(*map(kinds, kind.__subclasses__()))
+
+    public = {k for k in kinds(Metric) if k.__module__ == AUROC.__module__ and k.__name__[0] != "_"}
+    assert public == {type(metric) for metric in metrics()}
+
+
+def uninformed(metric, knows, n=500):
+    """Predictions of somebody who says the same of everybody, or anything of anybody."""
+    if metric.name not in ("AUROC", "R2", "r"):
+        return uninformed_order(knows, n)
+    rng = np.random.default_rng(13)
+    y = with_missing(rng, n)[0]
+    y = np.where(np.isnan(y), np.nan, y > 0.5) if metric.name == "AUROC" else y
+    said = np.tile(np.nanmean(y, axis=0), (n, 1))
+    return predictions(y, said if knows == "constant" else rng.standard_normal(y.shape))
+
+
+@functools.cache
+def uninformed_order(knows, n):
+    rng = np.random.default_rng(13)
+    y = with_missing(rng, n)[0] ** 3
+    q, g = rng.standard_normal((2, n, 24))
+    if knows == "constant":
+        q, g = (np.tile(x[0], (n, 1)) for x in (q, g))
+    found, sigma = {}, np.nanstd(y, axis=0)
+    for exclude, suffix in ((True, ""), (False, "+self")):
+        r = retrieve(q, g, y, sigma=sigma, exclude_self=exclude)
+        found |= {f"{k}{suffix}": r[k] for k in ("hits", "rank", "matches", "gallery")}
+    return Predictions(tuple("abcd"), found | {"own": r["own"]})
+
+
+@pytest.mark.parametrize("metric", metrics(), ids=lambda m: m.name)
+def test_who_knows_nothing_scores_chance(metric):
+    p = uninformed(metric, "constant")
+    theta, chance = metric.influence(p)[0], metric.chance(p)
+    if metric.name == "r":
+        assert np.isnan(theta).all()  # nothing varies: no correlation, and no credit
+    elif metric.name.startswith("MdR"):
+        assert theta == pytest.approx(chance, abs=1)  # the median of means, not of whole numbers
+    else:
+        assert theta == pytest.approx(chance, abs=1e-6)
+    p = uninformed(metric, "random")
+    theta, psi = metric.influence(p)
+    if metric.name == "R2":
+        assert (theta < 0).all()  # worse than knowing nothing: the mean would have scored 0
+    elif metric.name.startswith("MdR"):
+        assert theta == pytest.approx(metric.chance(p), abs=1)
+    else:
+        error, chance = np.sqrt((psi**2).sum(axis=0)) / len(psi), metric.chance(p)
+        if isinstance(metric, RecallAt):
+            error = np.sqrt(chance / len(psi))  # a handful of people: with none, psi says 0
+        assert (np.abs(theta - chance) < 4 * error).all()
+
+
+def test_swapped_arguments_are_another_r2():
+    y, f = with_missing(np.random.default_rng(14))
+    f[np.isnan(y)] = np.nan
+    forth, back = (R2().influence(predictions(*pair))[0] for pair in ((y, f), (f, y)))
+    assert (np.abs(forth - back) > 0.1).all()
+    for t in range(y.shape[1]):
+        known = ~np.isnan(y[:, t])
+        assert forth[t] == pytest.approx(r2_score(y[known, t], f[known, t]), rel=1e-12)
+        assert back[t] == pytest.approx(r2_score(f[known, t], y[known, t]), rel=1e-12)
 
 
 def test_metrics_have_distinct_digests_and_chance():

@@ -9,19 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 from benchmark.api import Predictions
-from benchmark.evaluation.metrics import AUROC, PearsonR
+from benchmark.evaluation.metrics import AUROC, R2, PearsonR
 from benchmark.evaluation.statistics import (
     compare,
     components,
     estimate,
-    holm,
-    letters,
-    rank_intervals,
+    gap_closed,
+    label_factor,
+    posterior,
     resolvable_difference,
 )
 
@@ -54,60 +52,6 @@ def toy():
     return y, np.stack(scores[:3], 1), np.stack(scores[3:], 1)
 
 
-def test_two_component_toy(toy):
-    y, a, b = toy
-    expected = EXPECTED["two_component_toy"]
-    (theta_a, psi_a), (theta_b, psi_b) = auroc(y, a), auroc(y, b)
-    for name, theta, psi in (("A", theta_a, psi_a), ("B", theta_b, psi_b)):
-        parts = components(theta, psi)
-        assert parts.s2 == pytest.approx(expected["s2"][name], rel=1e-12)
-        assert parts.e2 == pytest.approx(expected["e2"][name], rel=1e-12)
-        assert parts.sigma2 == pytest.approx(expected["sigma2_seed"][name], rel=1e-12)
-        assert theta == pytest.approx([expected["auc"][f"{name}{s}"] for s in range(3)], rel=1e-12)
-    n_min = int(min(y.sum(), (1 - y).sum()))
-    c = compare(theta_b, psi_b, theta_a, psi_a, n_min, paired=False)
-    assert c.difference == pytest.approx(expected["delta_B_minus_A"], rel=1e-12)
-    assert c.v_subj == pytest.approx(expected["V_subj"], rel=1e-12)
-    assert c.v == pytest.approx(expected["V"], rel=1e-12)
-    assert c.nu == pytest.approx(expected["nu"], rel=1e-12)
-    assert c.p == pytest.approx(expected["p_two_sided"], rel=1e-10)
-    assert (c.lo, c.hi) == pytest.approx(expected["ci95"], rel=1e-10)
-    paired = compare(theta_b, psi_b, theta_a, psi_a, n_min)
-    own = components(theta_b - theta_a, psi_b - psi_a)
-    assert (paired.s2, paired.e2, paired.difference) == (own.s2, own.e2, own.value)
-    assert paired.v_subj == pytest.approx(c.v_subj, rel=1e-12)
-
-
-def test_asah_is_delong():
-    y, *markers = columns("asah_roc.csv", "y", "wfns", "s100b", "ndka")
-    names = ("wfns", "s100b", "ndka")
-    expected = EXPECTED["asah_roc"]
-    theta, psi = auroc(y, np.stack(markers, 1))
-    gamma = psi.T @ psi / len(y) ** 2
-    for i, name in enumerate(names):
-        assert theta[i] == pytest.approx(expected["auc"][name], rel=1e-13)
-        assert gamma[i, i] == pytest.approx(expected["delong_var"][name], rel=1e-12)
-        # DeLong stops at the covariance; his intervals use the normal quantile.
-        assert components(theta[[i]], psi[:, [i]]).v_subj == pytest.approx(gamma[i, i], rel=1e-13)
-    pairs = {frozenset(k.split("_")): v for k, v in expected["delong_cov"].items()}
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        assert gamma[i, j] == pytest.approx(pairs[frozenset({names[i], names[j]})], rel=1e-12)
-    for pair, want in expected["delong_paired"].items():
-        a, b = (names.index(name) for name in pair.split("-"))
-        c = compare(theta[[a]], psi[:, [a]], theta[[b]], psi[:, [b]], 10**9)
-        assert c.difference == pytest.approx(want["diff"], rel=1e-12)
-        assert c.difference / math.sqrt(c.v) == pytest.approx(want["z"], rel=1e-10)
-        # With this many degrees of freedom t is the normal distribution.
-        assert c.p == pytest.approx(want["p"], rel=1e-6)
-        assert (c.lo, c.hi) == pytest.approx((want["lo"], want["hi"]), rel=1e-6)
-    lo, mid, hi = expected["ndka_ci95_delong"]
-    e = estimate(theta[[2]], psi[:, [2]], 10**9)
-    assert (e.lo, e.value, e.hi) == pytest.approx((lo, mid, hi), rel=1e-6)
-    narrow = estimate(theta[[2]], psi[:, [2]], 41, "logit")
-    assert 0 < narrow.lo < mid < narrow.hi < 1
-    assert narrow.nu == 40
-
-
 def test_pearson_interval_is_fishers_with_first_order_variance():
     x, y = columns("pearson_tuna.csv", "x", "y")
     r, psi = PearsonR().influence(
@@ -132,14 +76,39 @@ def test_fisher_interval_agrees_with_the_textbook_for_normal_data():
     assert (e.lo, e.hi) == pytest.approx((textbook.low, textbook.high), abs=3e-4)
 
 
-@pytest.mark.parametrize("replicates", [1, 3])
-def test_perfect_separation_has_no_width_and_no_nan(replicates):
-    y = np.repeat([0.0, 1.0], 30)
-    theta, psi = auroc(y, np.tile((y + np.linspace(0, 0.5, 60))[:, None], replicates))
-    assert (theta == 1).all()
-    e = estimate(theta, psi, 30, "logit")
-    assert (e.lo, e.value, e.hi, e.v) == (1, 1, 1, 0)
-    assert e.nu == 29
+@pytest.mark.parametrize(
+    ("luck", "too_often"), [(0.0, 40), (0.1, 20)], ids=["equal replicates", "some are lucky"]
+)
+def test_null_is_rejected_about_as_often_as_promised(luck, too_often):
+    """Two methods of equal skill, five replicates each, 200 data sets: 5% of them by chance.
+
+    A t test over the replicates forgets the test people, whose noise all replicates share.
+    """
+    rng = np.random.default_rng(2026)
+    n, replicates, rejected, rejected_by_t = 800, 5, 0, 0
+    y = (np.arange(n) < 80).astype(float)
+    for _ in range(200):
+        # What the two make of each person; each replicate adds its own noise and its own luck.
+        skill = 0.9 * y + rng.normal(0, math.sqrt(0.6), n)
+        methods = skill + rng.normal(0, math.sqrt(0.25), (2, n))
+        scores = methods[:, :, None] + rng.normal(0, luck, (2, 1, replicates)) * y[:, None]
+        scores += rng.normal(0, math.sqrt(0.15), scores.shape)
+        a, b = (auroc(y, of_one) for of_one in scores)
+        rejected += compare(*a, *b, 80).p < 0.05
+        rejected_by_t += stats.ttest_rel(a[0], b[0]).pvalue < 0.05
+    assert 2 <= rejected <= 20, f"{rejected / 2}% of true nulls rejected"
+    assert rejected_by_t > too_often, f"{rejected_by_t / 2}% rejected by the t test over replicates"
+
+
+def test_paired_replicates_are_subtracted_first(toy):
+    y, a, b = toy
+    (theta_a, psi_a), (theta_b, psi_b) = auroc(y, a), auroc(y, b)
+    own = components(theta_b - theta_a, psi_b - psi_a)
+    paired = compare(theta_b, psi_b, theta_a, psi_a, 30)
+    assert (paired.s2, paired.e2, paired.difference) == (own.s2, own.e2, own.value)
+    unpaired = compare(theta_b, psi_b, theta_a, psi_a, 30, paired=False)
+    assert paired.v_subj == pytest.approx(unpaired.v_subj, rel=1e-12)
+    assert paired.v != unpaired.v
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -149,9 +118,33 @@ def test_identical_methods_do_not_differ(toy, paired):
     c = compare(theta, psi, theta, psi, 30, paired)
     assert c.difference == 0
     assert c.p == 1
-    assert not math.isnan(c.lo + c.hi + c.nu)
-    if paired:
-        assert (c.lo, c.hi, c.v) == (0, 0, 0)
+    assert np.isfinite([c.lo, c.hi, c.v, c.nu]).all()
+
+
+def test_covariances_of_whatever_columns_are_positive_semidefinite(toy):
+    y, a, b = toy
+    rng = np.random.default_rng(7)
+    target = np.tile(y[:, None], 3)
+    target[rng.random(target.shape) < 0.3] = np.nan
+    p = Predictions(tuple("xyz"), {"target": target, "prediction": b})
+    psi = np.hstack(
+        [auroc(y, a)[1], *(m.influence(p)[1] for m in (AUROC(), PearsonR(), R2())), auroc(y, a)[1]]
+    )
+    gamma = psi.T @ psi / len(y) ** 2
+    values = np.linalg.eigvalsh(gamma)
+    assert values.min() > -1e-12 * values.max()
+    # A column twice is one dimension less.
+    assert values[0] == pytest.approx(0, abs=1e-12 * values.max())
+
+
+@pytest.mark.parametrize("replicates", [1, 3])
+def test_perfect_separation_has_no_width_and_no_nan(replicates):
+    y = np.repeat([0.0, 1.0], 30)
+    theta, psi = auroc(y, np.tile((y + np.linspace(0, 0.5, 60))[:, None], replicates))
+    assert (theta == 1).all()
+    e = estimate(theta, psi, 30, "logit")
+    assert (e.lo, e.value, e.hi, e.v) == (1, 1, 1, 0)
+    assert e.nu == 29
 
 
 def test_one_replicate_counts_people_only(toy):
@@ -192,29 +185,6 @@ def test_adding_a_replicate_effect_widens_the_interval(toy):
     assert wide.nu < 5 < narrow.nu
 
 
-def test_null_is_rejected_about_as_often_as_promised():
-    """Two methods of equal skill, five replicates each, 200 data sets."""
-    rng = np.random.default_rng(2026)
-    n, replicates, rejected = 800, 5, 0
-    y = (np.arange(n) < 80).astype(float)
-    for _ in range(200):
-        base = 0.9 * y + rng.standard_normal(n) * math.sqrt(0.6)
-        methods = [base + rng.standard_normal(n) * math.sqrt(0.25) for _ in range(2)]
-        # Each replicate adds its own noise and its own luck.
-        scores = [
-            np.stack(
-                [
-                    m + rng.normal(0, 0.1) * y + rng.standard_normal(n) * math.sqrt(0.15)
-                    for _ in range(replicates)
-                ],
-                1,
-            )
-            for m in methods
-        ]
-        rejected += compare(*auroc(y, scores[0]), *auroc(y, scores[1]), 80).p < 0.05
-    assert 2 <= rejected <= 20, f"{rejected / 2}% of true nulls rejected"
-
-
 def test_interval_needs_two_people_in_the_smaller_class():
     e = estimate(np.array([0.7]), np.array([[0.1], [-0.1]]), 1)
     assert math.isnan(e.lo)
@@ -239,39 +209,79 @@ def test_resolvable_difference_has_its_power():
     assert found == pytest.approx(0.8, abs=0.01)
 
 
-@pytest.mark.parametrize("case", ["holm4", "bh1995", "cummax3"])
-def test_holm(case):
-    data = table("multiple_testing.csv")
-    rows = [i for i, name in enumerate(data["case"]) if name == case]
-    p, want = (np.array(data[key], float)[rows] for key in ("p", "holm"))
-    assert holm(p) == pytest.approx(want, rel=1e-12)
-    assert holm(p[::-1]) == pytest.approx(want[::-1], rel=1e-12)
+def skilled(rng, y, skill, replicates=3, luck=0.05):
+    noise = rng.normal(0, 1, (len(y), 1)) + rng.normal(0, 0.5, (len(y), replicates))
+    return auroc(y, (skill + rng.normal(0, luck, replicates)) * y[:, None] + noise)
 
 
-def test_holm_of_nothing_is_nothing():
-    assert holm([]).size == 0
+def test_gap_closed_is_a_ratio_with_fiellers_interval():
+    rng = np.random.default_rng(11)
+    y = (np.arange(4000) < 800).astype(float)
+    base, a, goal = (skilled(rng, y, skill) for skill in (0.4, 0.8, 1.2))
+    g = gap_closed(*a, *base, *goal, 800)
+    means = [t.mean() for t, _ in (base, a, goal)]
+    assert g.value == pytest.approx((means[1] - means[0]) / (means[2] - means[0]), rel=1e-12)
+    assert g.lo < g.value < g.hi
+    # Fieller: the shares x at which A - baseline - x (goal - baseline) does not differ from 0.
+    for edge, side in ((g.lo, 1), (g.hi, -1)):
+        theta = a[0] - base[0] - edge * (goal[0] - base[0])
+        psi = a[1] - base[1] - edge * (goal[1] - base[1])
+        c = compare(theta, psi, np.zeros_like(theta), np.zeros_like(psi), 800)
+        assert side * c.difference > 0
+        assert c.p == pytest.approx(0.05, abs=0.02)
 
 
-def test_letters_of_published_examples():
-    ladder = EXPECTED["compact_letters"]["ladder5"]
-    assert letters(ladder["order"], ladder["significant_pairs"]) == ladder["letters"]
-    three = EXPECTED["compact_letters"]["abc3"]
-    assert letters("ABC", three["significant_pairs"]) == three["letters"]
+def test_gap_closed_at_its_ends():
+    rng = np.random.default_rng(12)
+    y = (np.arange(1000) < 300).astype(float)
+    base, goal = skilled(rng, y, 0.3), skilled(rng, y, 1.5)
+    nothing, everything = gap_closed(*base, *base, *goal, 300), gap_closed(*goal, *base, *goal, 300)
+    assert nothing.value == 0
+    assert everything.value == 1
+    # The goal itself has closed all of the gap, however wide the gap is.
+    assert (everything.lo, everything.hi) == pytest.approx((1, 1), abs=1e-9)
+    # Backwards, or where nobody can tell the two ends apart, there is no gap.
+    for no_gap in (gap_closed(*goal, *goal, *base, 300), gap_closed(*goal, *base, *base, 300)):
+        assert np.isnan([no_gap.value, no_gap.lo, no_gap.hi]).all()
+    with pytest.raises(ValueError, match="same replicates"):
+        gap_closed(goal[0][:2], goal[1][:, :2], *base, *goal, 300)
 
 
-@given(st.sets(st.tuples(st.integers(0, 6), st.integers(0, 6)).filter(lambda p: p[0] < p[1])))
-def test_letters_are_shared_exactly_by_those_that_do_not_differ(pairs):
-    names = "ABCDEFG"
-    shown = letters(names, [(names[i], names[j]) for i, j in pairs])
-    for i in range(7):
-        for j in range(i + 1, 7):
-            assert bool(set(shown[names[i]]) & set(shown[names[j]])) == ((i, j) not in pairs)
+def test_label_factor():
+    fractions, values = (1.0, 0.01, 0.1), (0.8, 0.6, 0.7)
+    assert label_factor(fractions, values, 0.7) == (pytest.approx(0.1), "=")
+    assert label_factor(fractions, values, 0.6) == (0.01, "=")
+    # Half of the way in the score is half of the way in the logarithm.
+    assert label_factor(fractions, values, 0.75) == (pytest.approx(10**-0.5), "=")
+    assert label_factor(fractions, values, 0.5) == (0.01, "<")
+    assert label_factor(fractions, values, 0.9) == (1.0, ">")
+    # A curve that dips is crossed where it first gets there.
+    assert label_factor((0.01, 0.1, 1.0), (0.6, 0.8, 0.7), 0.7)[0] < 0.1
+    assert label_factor(fractions, (0.8, math.nan, 0.7), 0.75) == (pytest.approx(10**-0.5), "=")
+    assert label_factor(fractions, [math.nan] * 3, 0.7) is None
+    assert label_factor(fractions, values, math.nan) is None
 
 
-def test_rank_intervals():
-    assert rank_intervals("ABC", []) == dict.fromkeys("ABC", (1, 3))
-    assert rank_intervals("ABC", [("A", "B"), ("A", "C"), ("A", "C")]) == {
-        "A": (1, 1),
-        "B": (2, 3),
-        "C": (2, 3),
-    }
+def test_posterior_of_a_difference():
+    found = posterior(0.012, 0.005**2, 30.0, 0.01)
+    assert found.worse + found.within + found.better == pytest.approx(1, abs=1e-15)
+    draws = 0.012 + 0.005 * stats.t.rvs(30, size=200_000, random_state=0)
+    assert found.worse == pytest.approx((draws < -0.01).mean(), abs=0.001)
+    assert found.better == pytest.approx((draws > 0.01).mean(), abs=0.005)
+    mirrored = posterior(-0.012, 0.005**2, 30.0, 0.01)
+    assert mirrored.worse == pytest.approx(found.better, rel=1e-12)
+    # Without a region of no interest: the one-sided p of the same test.
+    assert posterior(0.012, 0.005**2, 30.0, 0.0).worse == pytest.approx(stats.t.sf(2.4, 30))
+    assert posterior(0.0, 0.0, 9.0, 0.01) == posterior(0.01, 0.0, 9.0, 0.01)
+    assert posterior(0.02, 0.0, 9.0, 0.01).better == 1
+    assert math.isnan(posterior(0.02, 1.0, 0.0, 0.01).within)
+
+
+def test_posterior_is_the_correlated_t_test_of_the_literature():
+    """Benavoli et al. 2017: on resampled scores the scale is Nadeau and Bengio's."""
+    x, y = columns("nadeau_bengio_correctR.csv", "x", "y")
+    d = x - y
+    v = (1 / d.size + 20 / 80) * d.var(ddof=1)
+    found = posterior(d.mean(), v, d.size - 1, 0.0)
+    one_sided = EXPECTED["nadeau_bengio_correctR"]["published_p_one_sided"]
+    assert found.worse == pytest.approx(one_sided, rel=1e-5)

@@ -155,6 +155,10 @@ class _Retrieval(Metric):
 
     own: bool = False
 
+    def applies(self, predictions: Predictions) -> bool:
+        """Whether the own scan was excluded, or included, as this metric wants it."""
+        return self._key("matches") in predictions.arrays
+
     def _array(self, predictions: Predictions, key: str) -> np.ndarray:
         return np.asarray(predictions.arrays[self._key(key)], np.float64)
 
@@ -228,7 +232,7 @@ class MedianRank(_Retrieval):
     """Median rank of the first match, over the queries that have one.
 
     A median of whole numbers has no influence values: psi is NaN, the interval comes from
-    `bootstrap_median_rank`, and there is no test.
+    `benchmark.evaluation.bootstrap`, and there is no test.
     """
 
     higher_is_better: ClassVar[bool] = False
@@ -265,59 +269,50 @@ class MedianRank(_Retrieval):
         return medians
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecallAt(Metric):
+    """Share of queries whose own scan is among the k most similar ones of all test people.
+
+    Reads ``own`` (people, 3) of `retrieve`: how many people are more similar than the own scan, as
+    similar, and less. Where similarities tie, it is the chance of being among the k in a random
+    order of the tied.
+    """
+
+    k: int = 1
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    scale: ClassVar[Literal["logit", "fisher", "raw"]] = "logit"  # close to 0: never below it
+    per_target: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """``R@k``."""
+        return f"R@{self.k}"
+
+    def applies(self, predictions: Predictions) -> bool:
+        """Whether another modality was searched for the own scan."""
+        return "own" in predictions.arrays
+
+    def smallest(self, predictions: Predictions) -> int:
+        """Return the number of own scans found, or missed where that is smaller."""
+        found = self._found(predictions)
+        return round(min(found.sum(), (1 - found).sum()))
+
+    def influence(self, predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+        """Return theta (1,) and psi (people, 1)."""
+        return _mean_influence(self._found(predictions)[:, None])
+
+    def _found(self, predictions: Predictions) -> np.ndarray:
+        ahead, tied, _ = np.asarray(predictions.arrays["own"], np.float64).T
+        return np.clip((self.k - ahead) / (tied + 1), 0, 1)
+
+    def chance(self, predictions: Predictions) -> np.ndarray:
+        """Exact for a random order: k in the size of the gallery."""
+        others = np.asarray(predictions.arrays["own"], np.float64).sum(axis=1)
+        return np.minimum(1, self.k / (others + 1)).mean(keepdims=True)
+
+
 def _mean_influence(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over the queries that have a value (N, T), and its influence values."""
     present = ~np.isnan(values)
     theta = _mean(values, present)
     return theta, _spread(values - theta, present)
-
-
-def bootstrap_median_rank(rank: np.ndarray, n: int = 2000, seed: int = 0) -> np.ndarray:
-    """Resample queries, and replicates, of the median rank.
-
-    The people drawn are the same for all targets and replicates, so draws may be averaged over
-    targets; the interval is ``np.quantile(draws, [0.025, 0.975], axis=0)``.
-
-    Parameters
-    ----------
-    rank
-        (N, T), or (S, N, T) for S replicates, NaN where there is no first match.
-    n
-        Number of draws.
-    seed
-        Fixes the draws: use one for all methods of a test set.
-
-    Returns
-    -------
-    np.ndarray
-        (n, T) mean over replicates of the median over queries; NaN for draws without any match.
-    """
-    rank = np.asarray(rank, np.float64)
-    rank = rank[None] if rank.ndim == 2 else rank
-    replicates, people, targets = rank.shape
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(replicates, size=(n, replicates))
-    draws = np.full((n, targets), np.nan)
-    for start in range(0, n, 250):  # so many draws at a time keep the counts small
-        block = slice(start, min(start + 250, n))
-        size = block.stop - block.start
-        counts = rng.multinomial(people, np.full(people, 1 / people), size=size)
-        for t in range(targets):
-            medians = np.stack([_weighted_median(r[:, t], counts) for r in rank])
-            picked = np.take_along_axis(medians.T, chosen[block], axis=1)
-            draws[block, t] = picked.mean(axis=1)
-    return draws
-
-
-def _weighted_median(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Median per row of counts (n, N) of values (N,) repeated that often; NaN is left out."""
-    rows = np.flatnonzero(~np.isnan(values))
-    if not rows.size:
-        return np.full(len(counts), np.nan)
-    rows = rows[np.argsort(values[rows], kind="stable")]
-    levels, first = np.unique(values[rows], return_index=True)
-    upto = np.cumsum(np.add.reduceat(counts[:, rows], first, axis=1), axis=1)
-    total = upto[:, -1:]
-    lower = levels[np.minimum((upto <= (total - 1) // 2).sum(axis=1), len(levels) - 1)]
-    upper = levels[np.minimum((upto <= total // 2).sum(axis=1), len(levels) - 1)]
-    return np.where(total[:, 0] > 0, (lower + upper) / 2, np.nan)

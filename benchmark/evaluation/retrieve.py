@@ -22,10 +22,12 @@ class Retrieve(Stage):
     """Rank the test people for every test person.
 
     ``ecg-cmr``: query the ECG and gallery the CMR, both in the shared space, with the own scan
-    excluded and, beside it, included. Any other modality: query and gallery are the pooled
-    features of that modality, centred on the training mean, the person themself excluded.
+    excluded and, beside it, included, and how near the own scan itself is. Any other modality:
+    query and gallery are the pooled features of that modality, centred on the training mean, the
+    person themself excluded.
     """
 
+    version: ClassVar[int] = 2
     threads: ClassVar[int] = 2
     embedding: Embed
     modality: str
@@ -66,6 +68,8 @@ class Retrieve(Stage):
             for name in ARRAYS:
                 np.save(context.out / f"{name}{suffix}.npy", found[name])
             np.save(context.out / f"ties{suffix}.npy", found["ties"])
+        if self.modality == "ecg-cmr":
+            np.save(context.out / "own.npy", found["own"])
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -79,6 +83,8 @@ class Retrieve(Stage):
             for suffix in self.suffixes
             for name in ARRAYS
         }
+        if self.modality == "ecg-cmr":
+            arrays["own"] = np.load(folder / "own.npy")
         return Predictions(self.task.names, arrays)
 
     def estimate(self) -> tuple[float, float]:

@@ -19,9 +19,9 @@ people, whose noise all replicates share.
 
 from __future__ import annotations
 
+import itertools
 import math
-import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -260,70 +260,134 @@ def compare(
     )
 
 
+@dataclass(frozen=True)
+class GapClosed:
+    """Share of the way from a baseline to a goal, with its 95% interval; NaN without a way."""
+
+    value: float
+    lo: float
+    hi: float
+
+
+def gap_closed(
+    theta_a: np.ndarray,
+    psi_a: np.ndarray,
+    theta_base: np.ndarray,
+    psi_base: np.ndarray,
+    theta_goal: np.ndarray,
+    psi_goal: np.ndarray,
+    n_min: int,
+) -> GapClosed:
+    """Estimate (A - baseline) / (goal - baseline) on the same test people.
+
+    The interval is the delta method's: the ratio's linear part is one more column per replicate,
+    so that people and replicates enter as in `estimate`. It is poor where the denominator may be
+    zero, so without a goal above the baseline at the two-sided 5% level there is no gap, and
+    value and limits are NaN.
+
+    Parameters
+    ----------
+    theta_a, theta_base, theta_goal
+        (S,) metric per replicate, more being better; replicate s of all three belongs together.
+    psi_a, psi_base, psi_goal
+        (N, S) influence values of the same people in the same order.
+    n_min
+        As in `estimate`.
+
+    Raises
+    ------
+    ValueError
+        When people or replicates differ in number.
+    """
+    gap = compare(theta_goal, psi_goal, theta_base, psi_base, n_min)
+    gained = compare(theta_a, psi_a, theta_base, psi_base, n_min).difference
+    if not (gap.difference > 0 and gap.p < 0.05):
+        return GapClosed(math.nan, math.nan, math.nan)
+    share = gained / gap.difference
+
+    def linear(a: np.ndarray, base: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        a, base, goal = (np.asarray(x, float) for x in (a, base, goal))
+        return (a - base - share * (goal - base)) / gap.difference
+
+    e = estimate(
+        share + linear(theta_a, theta_base, theta_goal),
+        linear(psi_a, psi_base, psi_goal),
+        n_min,
+    )
+    return GapClosed(share, e.lo, e.hi)
+
+
+def label_factor(
+    fractions: Sequence[float], baseline_values: Sequence[float], score: float
+) -> tuple[float, Literal["=", "<", ">"]] | None:
+    """Label fraction at which the baseline reaches a score.
+
+    The low-data curve is interpolated on the logarithm of the fraction, from the fewest labels
+    upwards: where it falls in between, the first crossing counts.
+
+    Parameters
+    ----------
+    fractions
+        Label fractions of the baseline, in any order.
+    baseline_values
+        Its metric at each, more being better; NaN where there is none.
+    score
+        The metric to reach.
+
+    Returns
+    -------
+    tuple or None
+        The fraction with ``=``; or the smallest or largest fraction with ``<`` or ``>`` when the
+        baseline is there with fewer labels already, or with none of these; None without a curve.
+    """
+    curve = sorted(
+        (f, v) for f, v in zip(fractions, baseline_values, strict=True) if math.isfinite(v)
+    )
+    if not curve or not math.isfinite(score):
+        return None
+    if curve[0][1] >= score:
+        return curve[0][0], "=" if curve[0][1] == score else "<"
+    for (fewer, low), (more, high) in itertools.pairwise(curve):
+        if high >= score:
+            return fewer * (more / fewer) ** ((score - low) / (high - low)), "="
+    return curve[-1][0], ">"
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Probabilities that a true difference is below, within and above a region of no interest."""
+
+    worse: float
+    within: float
+    better: float
+
+
+def posterior(difference: float, v: float, nu: float, width: float) -> Posterior:
+    """Split the belief in a difference at -width and +width.
+
+    With a flat prior the true difference is distributed as t_nu(difference, v), the correlated
+    Bayesian t-test of Benavoli et al. (JMLR 18:77, 2017, section 3) on the variance of `compare`.
+
+    Parameters
+    ----------
+    difference, v, nu
+        As a `Comparison` has them; v = 0 leaves a point.
+    width
+        Half the region of practical equivalence, in units of the metric; its edges are inside.
+    """
+    if not nu > 0:
+        return Posterior(math.nan, math.nan, math.nan)
+    if v == 0:
+        worse, better = float(difference < -width), float(difference > width)
+    else:
+        scale = math.sqrt(v)
+        worse = stats.t.cdf(-width, nu, difference, scale).item()
+        better = stats.t.sf(width, nu, difference, scale).item()
+    return Posterior(worse, 1 - worse - better, better)
+
+
 def resolvable_difference(v: float, nu: float, power: float = 0.8) -> float:
     """Smallest true difference found with this power by the two-sided 5% test."""
     if not nu > 0:
         return math.nan
     return float((stats.t.ppf(0.975, nu) + stats.t.ppf(power, nu)) * math.sqrt(v))
-
-
-def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Adjust p-values for their number (Holm, Scand. J. Statist. 6:65, 1979).
-
-    Without the running maximum a larger p could come out smaller than a smaller one.
-    """
-    p = np.asarray(p, float)
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, stepped)
-    return adjusted
-
-
-def letters(order: Sequence[str], significant: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Compact letter display: two names share a letter exactly when they do not differ.
-
-    Insert-and-absorb (Piepho, J. Comput. Graph. Stat. 13:456, 2004).
-
-    Parameters
-    ----------
-    order
-        Names from best to worst; letters are given out in this order.
-    significant
-        Pairs of names that differ, in either direction.
-    """
-    groups = [frozenset(order)]
-    for a, b in significant:
-        split = [g for g in groups if not {a, b} <= g]
-        split += [g - {x} for g in groups if {a, b} <= g for x in (a, b)]
-        # Absorb: a group inside another says nothing of its own.
-        groups = [g for g in dict.fromkeys(split) if not any(g < other for other in split)]
-    place = {name: i for i, name in enumerate(order)}
-    groups.sort(key=lambda group: sorted(place[name] for name in group))
-    shown = dict.fromkeys(order, "")
-    for i, group in enumerate(groups):
-        letter = string.ascii_letters[i] if i < len(string.ascii_letters) else f"({i})"
-        for name in group:
-            shown[name] += letter
-    return shown
-
-
-def rank_intervals(
-    names: Sequence[str], better: Iterable[tuple[str, str]]
-) -> dict[str, tuple[int, int]]:
-    """Ranks each name can have: [1 + number better, k - number worse].
-
-    Parameters
-    ----------
-    names
-        The k names that are ranked.
-    better
-        (winner, loser) pairs that differ significantly; a pair never compared is not among them
-        and widens the intervals.
-    """
-    above = dict.fromkeys(names, 0)
-    below = dict.fromkeys(names, 0)
-    for winner, loser in set(better):
-        above[loser] += 1
-        below[winner] += 1
-    return {name: (1 + above[name], len(names) - below[name]) for name in names}
