@@ -42,7 +42,7 @@ class Cohort(Stage):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What it holds of its people, of ``ecg``, ``cmr`` and ``covariates``."""
+        """What it holds of its people, of ``ecg``, ``cmr``, ``covariates`` and ``icd10`` codes."""
         return ("ecg", "cmr", "covariates")
 
     @classmethod
@@ -293,6 +293,21 @@ class Method(Trainable):
         """True when labels enter the representation: this stage or an input has a fraction."""
         return has_field(self, "fraction")
 
+    reconstruct: ClassVar[Callable[..., tuple[torch.Tensor, torch.Tensor]] | None] = None
+    """``reconstruct(encoders, x, keep)`` fills in hidden patches of ECGs, for methods that do.
+
+    ``x`` is a window (batch, leads, samples) as the encoder reads it and ``keep`` (batch, kept)
+    the numbers of the visible patches in the order of `grid`. Returns all patches as filled in and
+    as they are, (batch, patches, values) each.
+    """
+
+    def grid(self, modality: str) -> tuple[int, ...] | None:
+        """Return the axes in whose row-major order an encoder's tokens lie; None without tokens.
+
+        (leads, times) of an ECG, (times, rows, columns) of a cine.
+        """
+        return None
+
     @classmethod
     def named(cls, variant: str) -> Self:
         """Return the method in one of its named settings, for others to build on."""
@@ -326,13 +341,30 @@ class Metric(Spec):
     bounds: ClassVar[tuple[float, float]] = (-float("inf"), float("inf"))
     scale: ClassVar[Literal["logit", "fisher", "raw"]] = "raw"
     """Scale on which the interval of one method is symmetric."""
+    per_target: ClassVar[bool] = True
+    """False where people are scored as such: one value whatever the targets, shown as the mean."""
+
+    def applies(self, predictions: Predictions) -> bool:
+        """Whether the predictions hold what it reads; elsewhere it is left out."""
+        return True
+
+    def people(self, predictions: Predictions) -> int:
+        """How many people a metric that is not ``per_target`` scores."""
+        return len(next(iter(predictions.arrays.values())))
+
+    def smallest(self, predictions: Predictions) -> int:
+        """How many of them such a metric hinges on: the rarer outcome of a share, else all."""
+        return self.people(predictions)
 
     def influence(self, predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-        """Return theta (targets,) and influence values psi (people, targets)."""
+        """Return theta (targets,) and influence values psi (people, targets).
+
+        Of a metric that is not ``per_target``, theta (1,) and psi (people, 1).
+        """
         raise NotImplementedError
 
     def chance(self, predictions: Predictions) -> np.ndarray:
-        """Return the score of knowing nothing, per target."""
+        """Return the score of knowing nothing, in the shape of theta."""
         raise NotImplementedError
 
 
@@ -361,7 +393,8 @@ class Task(Spec):
     """
 
     name: ClassVar[str]
-    kind: ClassVar[Literal["classification", "regression", "retrieval"]]
+    kind: ClassVar[Literal["classification", "regression", "retrieval", "diagnostic"]]
+    """A diagnostic looks into representations: reported, never ranked or tested."""
     title: ClassVar[str]
     target_names: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[Metric, ...]]
@@ -369,7 +402,11 @@ class Task(Spec):
     """Modality to the metric whose mean over targets is the primary endpoint."""
     reference: ClassVar[Mapping[str, str]]
     """Modality to the method all others are compared with."""
+    goal: ClassVar[Mapping[str, str]] = {}
+    """Modality to the method whose score is as far as the gap from the reference can close."""
     units: ClassVar[Mapping[str, str]] = {}
+    confirmatory: ClassVar[bool] = False
+    """Whether its tests were fixed in advance as primary; those of other tasks are secondary."""
     supervision: ClassVar[str] = ""
     """Task whose targets label-using methods learn, at all labels; empty: this one's."""
     needs: ClassVar[tuple[str, ...]] = ()
@@ -403,8 +440,14 @@ class Task(Spec):
         """
         raise NotImplementedError
 
-    predict: ClassVar[Callable[..., Stage] | None] = None
-    """Makes the stage that predicts, where the standard heads do not serve."""
+    def lacks(self, method: Method) -> str:
+        """Return why the task has nothing to ask of a method, in words; empty where it has."""
+        return ""
+
+    predict: ClassVar[Callable[..., Stage | None] | None] = None
+    """``predict(embedding, modality)`` makes the stage that predicts, where the standard heads do
+    not serve; None for a modality that it has nothing to say about.
+    """
 
 
 def __getattr__(name: str) -> Any:

@@ -158,7 +158,7 @@ def neighbours(
     if not cohort.simulated and len(near) < SMALLEST_GROUP:
         raise UserError(f"{request.cohort} has fewer than {SMALLEST_GROUP} training people")
     tables = [data.people[list(COVARIATES)], *(task.targets(data) for task in tasks)]
-    tables += [] if cohort.simulated else [data.diagnoses]
+    tables += [] if cohort.simulated else [data.diagnoses[list(DIAGNOSES)]]
     described = {"similarity": similarity.astype(np.float64)}
     for table in tables:
         described |= {name: table[name].to_numpy(np.float64)[near] for name in table.columns}

@@ -35,6 +35,8 @@ class Phenotype(Task):
     metrics: ClassVar[tuple[Metric, ...]] = (R2(), PearsonR())
     primary: ClassVar[Mapping[str, str]] = {"ecg": "R2"}
     reference: ClassVar[Mapping[str, str]] = {"ecg": "mae"}
+    goal: ClassVar[Mapping[str, str]] = {"ecg": "cmr-supervised"}
+    confirmatory: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("cmr",)
     minimum_training: ClassVar[int] = 10
 
@@ -50,6 +52,7 @@ class ShortAxisPhenotype(Phenotype):
     name: ClassVar[str] = "phenotype-sax61"
     title: ClassVar[str] = "CMR phenotypes of the short axis"
     target_names: ClassVar[tuple[str, ...]] = TARGET_GROUPS["sax61"]
+    confirmatory: ClassVar[bool] = False
     supervision: ClassVar[str] = "phenotype"
 
 
@@ -60,4 +63,16 @@ class EveryPhenotype(Phenotype):
     name: ClassVar[str] = "phenotype-all82"
     title: ClassVar[str] = "All CMR phenotypes"
     target_names: ClassVar[tuple[str, ...]] = TARGET_GROUPS["all82"]
+    confirmatory: ClassVar[bool] = False
+    supervision: ClassVar[str] = "phenotype"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalPhenotype(Phenotype):
+    """The ten and the global wall thickness and strains: Alvarez-Florez et al. 2026, its code."""
+
+    name: ClassVar[str] = "phenotype-global13"
+    title: ClassVar[str] = "Global CMR phenotypes"
+    target_names: ClassVar[tuple[str, ...]] = TARGET_GROUPS["global13"]
+    confirmatory: ClassVar[bool] = False
     supervision: ClassVar[str] = "phenotype"

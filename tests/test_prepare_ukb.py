@@ -20,7 +20,7 @@ from ukb_files import as_nifti, nifti_affine, write_nifti
 
 from benchmark.api import UserError
 from benchmark.cli import _parser
-from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, CohortData
+from benchmark.cohorts.cohort import AS_CODED, COVARIATES, DIAGNOSES, CohortData
 from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES
 from benchmark.cohorts.prepared import Preparation, data_folder, prepared_folder, read_current
 from benchmark.cohorts.simulated.cine import draw_stack
@@ -39,7 +39,8 @@ from benchmark.cohorts.ukb.prepare import Sources, prepare, settle
 from benchmark.cohorts.ukb.reasons import Reason
 from benchmark.cohorts.ukb.write import Simulation, write_ukb
 from benchmark.engine.store import Store
-from benchmark.runner import bring
+from benchmark.registry import registry
+from benchmark.runner import Request, bring, jobs_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PEOPLE, FEW = 8, 3
@@ -147,8 +148,9 @@ def test_simulated_people_come_back_from_their_raw_files(sources):
 
     assert tuple(data.phenotypes) == PHENOTYPE_NAMES
     np.testing.assert_allclose(data.phenotypes, block.measured[:PEOPLE], rtol=1e-4, atol=1e-4)
-    assert tuple(data.diagnoses) == DIAGNOSES
-    np.testing.assert_array_equal(data.diagnoses, block.person.diagnoses[:PEOPLE])
+    assert tuple(data.diagnoses) == (*DIAGNOSES, *AS_CODED.values())
+    clean = data.diagnoses[list(DIAGNOSES)]
+    np.testing.assert_array_equal(clean, block.person.diagnoses[:PEOPLE])
     person = block.person
     truth = np.stack([person.age, person.male, person.height, person.weight], 1)[:PEOPLE]
     difference = np.abs(data.people[list(COVARIATES)].to_numpy(float) - truth)
@@ -158,7 +160,6 @@ def test_simulated_people_come_back_from_their_raw_files(sources):
     assert data.about == {
         "spacing": 2.4,
         "crop": {"motion": PEOPLE},
-        "endpoints": "clean",
         "when": "ever",
     }
 
@@ -210,11 +211,21 @@ def test_the_cohort_is_used_by_its_name(prepared, tmp_path):
     assert not CohortData(tmp_path).has("long_axis")
 
 
-def test_the_other_endpoints_are_other_cohorts(prepared):
-    clean = UKB.at("tiny").fingerprint
-    as_coded = prepare(replace(prepared, endpoints="as-coded", when="prevalent")).fingerprint
-    assert as_coded != clean
-    assert current_data().about["endpoints"] == "as-coded"
+def test_another_time_rule_is_another_cohort(prepared):
+    ever = UKB.at("tiny").fingerprint
+    assert prepare(replace(prepared, when="prevalent")).fingerprint != ever
+    assert current_data().about["when"] == "prevalent"
+
+
+def test_both_definitions_of_the_diseases_are_tasks(prepared):
+    clean, as_coded = (registry().task(name) for name in ("cvd", "cvd-as-coded"))
+    data, cohort = current_data(), UKB.at("tiny")
+    assert clean.targets(data).columns.tolist() == list(DIAGNOSES)
+    table = as_coded.targets(data)
+    assert table.columns.tolist() == [*DIAGNOSES, "I21"]
+    assert table.isin([0, 1]).all(axis=None)
+    request = Request(methods=("mae",), tasks=("cvd-as-coded",), cohort="ukb", fractions=(1.0,))
+    assert list(jobs_of(registry().method("mae"), as_coded, cohort, 0, request))
 
 
 def test_converted_images_bring_their_segmentation(few, raw):

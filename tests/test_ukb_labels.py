@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from benchmark.api import UserError
-from benchmark.cohorts.cohort import DIAGNOSES
+from benchmark.cohorts.cohort import AS_CODED, DIAGNOSES
 from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES, PHENOTYPES
 from benchmark.cohorts.ukb import labels
 from benchmark.cohorts.ukb.tables import read_tables
@@ -232,6 +232,17 @@ def test_without_a_date_of_the_visit_only_ever_is_known(read):
         found = labels.diagnoses(table, VISITS, when=rule).loc[ANNE]
         assert np.isnan(found["AF"])
         assert found["HF"] == 0
+
+
+def test_published_code_side_by_side(read):
+    """Two papers' infarctions: I25 by its hospital codes, and a first occurrence of I21."""
+    field = f"{labels.FIRST_OCCURRENCE['I21']}-0.0"
+    table = coded(read, "I251", **{field: {BEN: AFTER}})
+    found = labels.as_coded(table, VISITS)
+    assert tuple(found.columns) == tuple(AS_CODED.values())
+    assert found.loc[[ANNE, BEN], "MI as coded"].tolist() == [1, 0]
+    assert found.loc[[ANNE, BEN], "I21 as coded"].tolist() == [0, 1]
+    assert (labels.as_coded(table, VISITS, "prevalent")["I21 as coded"] == 0).all()
 
 
 def test_first_occurrences_count_in_the_clean_definition_only(read):

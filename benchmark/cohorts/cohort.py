@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ ECG_MILLIVOLT = 0.005  # one step of the stored int16 is 5 uV, as UK Biobank's d
 COVARIATES = ("age", "sex", "height", "weight")
 ECG_MEASURES = ("qrs_number", "qrs_duration")  # complexes in 10 s, ms
 DIAGNOSES = ("CAD", "AF", "DM", "HF", "CM", "MI")
+AS_CODED = MappingProxyType({name: f"{name} as coded" for name in (*DIAGNOSES, "I21")})
+"""Diagnoses as published code defines them, to their columns; I21 is another one's infarction."""
 
 
 class CohortData:
@@ -72,7 +75,10 @@ class CohortData:
 
     @functools.cached_property
     def diagnoses(self) -> pd.DataFrame:
-        """Ever diagnosed: 0 or 1, NaN where unknown."""
+        """Ever diagnosed: 0 or 1, NaN where unknown.
+
+        Where the source has ICD-10 codes, the columns of `AS_CODED` as well.
+        """
         return self._table("diagnoses")
 
     @functools.cached_property

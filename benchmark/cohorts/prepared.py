@@ -46,7 +46,7 @@ class PreparedCohort(Cohort):
     people
         How many; follows from the fingerprint.
     holds
-        Of ``ecg``, ``cmr`` and ``covariates``; follows from the fingerprint.
+        As `Cohort.modalities`; follows from the fingerprint.
     """
 
     command: ClassVar[str] = ""
@@ -269,7 +269,7 @@ class Preparation:
         about
             Content of ``cohort.json``.
         holds
-            Of ``ecg``, ``cmr`` and ``covariates``.
+            As `Cohort.modalities`.
         settings
             Further facts for `read_current`, as JSON.
         beside

@@ -552,6 +552,32 @@ class EDESVolumes(ImageView):
         return _pad(_min_max(_crop(images, self.size)), self.size)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeftVentricle(ImageView):
+    """Where the left ventricle truly is in the middle slice at end-diastole, cavity and muscle.
+
+    In the pixels of any view of that slice that has the same size and spacing; where pixels are
+    resampled, the part of each that it fills.
+    """
+
+    modality: ClassVar[str] = "truth"
+    source: ClassVar[str] = "masks"
+    content: ClassVar[str] = "true segmentation"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width."""
+        return self.size, self.size
+
+    def select(self, images: np.ndarray) -> np.ndarray:
+        """Take cavity and muscle, which are 1 and 2."""
+        return 255 * np.isin(images[:, :1], (1, 2)).astype(np.uint8)
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Crop one person's mask."""
+        return np.rint(_pad(_crop(images, self.size), self.size)[0]).astype(np.uint8)
+
+
 def end_systole(cine: np.ndarray) -> int:
     """Find the frame of a short-axis cine with the smallest central blood pool.
 

@@ -40,6 +40,8 @@ def ceiling_scores(task: Task, cohort: Cohort, people: int = PEOPLE) -> dict[str
     """
     if not cohort.simulated or task.kind not in ("classification", "regression"):
         return {}
+    if not set(task.needs) <= set(cohort.modalities):
+        return {}
     modalities = ("ecg", "cmr", "covariates", *((TRUTH,) if task.kind == "regression" else ()))
     return {
         name: Score(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmark.api import Context, Metric, Predictions
+from benchmark.api import Context, Metric, Predictions, Task
 from benchmark.cohorts.cohort import CohortData
-from benchmark.evaluation.metrics import MedianRank, bootstrap_median_rank
+from benchmark.evaluation import bootstrap
+from benchmark.evaluation.metrics import MedianRank
 from benchmark.stage import Stage
 
 MEAN = "mean"
@@ -26,9 +29,11 @@ class Score(Stage):
     ``head`` is any stage with a cohort, a task, a fraction and ``predictions``; one that leaves no
     ``fit.json`` was fitted on nobody and cannot have had too little training. Leaves
     ``score.json``, a list of cells, and ``influence.npy`` (test people, cells), plus for the
-    median rank ``draws_<metric>.npy`` (draws, targets and mean). The target ``mean`` averages over
-    targets.
+    median rank ``draws_<metric>.npy`` (draws, cells of the metric). Behind the targets of a metric
+    stand its `means`; a metric that has nothing to do with the targets is a ``mean`` by itself.
     """
+
+    version: ClassVar[int] = 2
 
     head: Stage
     metrics: tuple[Metric, ...]
@@ -52,28 +57,31 @@ class Score(Stage):
         counts: dict[str, Any] = {}
         if (folder / "fit.json").exists():
             counts = json.loads((folder / "fit.json").read_text())
-        endpoint = task.names
-        if task.kind == "classification":
-            endpoint = endpoint_targets(task, cohort, head.fraction)
+        endpoint = endpoint_targets(task, cohort, head.fraction)
+        averaged = means(task, endpoint)
         cells: list[dict[str, Any]] = []
         columns: list[np.ndarray] = []
         for metric in self.metrics:
-            if metric.name.endswith("+self") and "hits+self" not in predictions.arrays:
+            if not metric.applies(predictions):
                 continue
             theta, psi = metric.influence(predictions)
             chance = metric.chance(predictions)
+            if not metric.per_target:
+                cells.append(_people_cell(metric, predictions, theta.item(), chance.item()))
+                columns += [*psi.T]
+                continue
             block = [
                 _cell(predictions, metric, t, theta[t], chance[t], counts, task)
                 for t in range(len(task.names))
             ]
-            block.append(_mean_cell(block, endpoint, metric))
-            chosen = [task.names.index(name) for name in endpoint]
-            columns += [*psi.T, psi[:, chosen].mean(1) if chosen else np.full(len(psi), np.nan)]
             cells += block
+            cells += [_mean_cell(name, block, part, metric) for name, part in averaged.items()]
+            columns += _with_means(psi, task, averaged)
             if isinstance(metric, MedianRank):
                 key = "rank+self" if metric.own else "rank"
-                draws = bootstrap_median_rank(predictions.arrays[key])
-                draws = np.column_stack([draws, draws.mean(1)])
+                median = partial(bootstrap.median, predictions.arrays[key])
+                draws = bootstrap.resample(median, len(psi), key=head.cohort.digest)
+                draws = np.column_stack(_with_means(draws, task, averaged))
                 np.save(context.out / f"draws_{metric.name}.npy", draws.astype(np.float32))
         np.save(context.out / "influence.npy", np.stack(columns, axis=1))
         record = {"cells": cells, "endpoint": list(endpoint), "people": len(columns[0])}
@@ -82,19 +90,49 @@ class Score(Stage):
         (context.out / "score.json").write_text(json.dumps(record, indent=1))
 
 
-def endpoint_targets(task: Any, cohort: CohortData, fraction: float) -> tuple[str, ...]:
-    """Return the diseases that enter the mean AUROC at a fraction.
+def endpoint_targets(task: Task, cohort: CohortData, fraction: float) -> tuple[str, ...]:
+    """Return the targets that enter means at a fraction: a list fixed by the cohort.
 
-    At least 20 positives in the test split, and at least ``minimum_training`` in the label
-    fraction of each of replicates 0-4: a list fixed by the cohort, the same for every method.
+    Diseases: those with at least 20 positives in the test split, and at least ``minimum_training``
+    in the label fraction of each of replicates 0-4. Other targets: those that anybody has, in the
+    test split and among the training people.
     """
+    if not task.names:
+        return ()
     table = task.targets(cohort)
-    test = table.iloc[cohort.rows("test")]
+    test, train = (table.iloc[cohort.rows(split)] for split in ("test", "train"))
+    if task.kind != "classification":
+        return tuple(n for n in task.names if test[n].notna().any() and train[n].notna().any())
     kept = [n for n in task.names if (test[n] == 1).sum() >= TEST_POSITIVES]
     for replicate in ENDPOINT_REPLICATES:
         labelled = table.iloc[cohort.labelled(replicate, fraction)]
         kept = [n for n in kept if (labelled[n] == 1).sum() >= task.minimum_training]
     return tuple(kept)
+
+
+def means(task: Task, endpoint: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return what is averaged: ``mean``, the endpoint, and ``mean of <group>``.
+
+    Groups are those of the task that hold several of its targets but not all; of them too the
+    targets outside the endpoint are left out.
+    """
+    found = {MEAN: tuple(endpoint)}
+    for group, members in task.groups.items():
+        part = [name for name in task.names if name in members]
+        if 1 < len(part) < len(task.names):
+            found[f"{MEAN} of {group}"] = tuple(name for name in part if name in endpoint)
+    return found
+
+
+def _with_means(
+    values: np.ndarray, task: Task, averaged: Mapping[str, Sequence[str]]
+) -> list[np.ndarray]:
+    """Return the columns of values (n, targets), and their means as further columns."""
+    columns = [*values.T]
+    for part in averaged.values():
+        chosen = [task.names.index(name) for name in part]
+        columns.append(values[:, chosen].mean(1) if chosen else np.full(len(values), np.nan))
+    return columns
 
 
 def _cell(
@@ -104,7 +142,7 @@ def _cell(
     theta: float,
     chance: float,
     counts: dict[str, Any],
-    task: Any,
+    task: Task,
 ) -> dict[str, Any]:
     name = task.names[t]
     cell: dict[str, Any] = {"target": name, "metric": metric.name, "status": "ok"}
@@ -130,10 +168,12 @@ def _cell(
     return cell | {"theta": _number(theta), "chance": _number(chance)}
 
 
-def _mean_cell(block: list[dict[str, Any]], endpoint: tuple[str, ...], metric: Metric) -> dict:
-    members = [cell for cell in block if cell["target"] in endpoint]
+def _mean_cell(
+    name: str, block: Sequence[dict[str, Any]], part: Sequence[str], metric: Metric
+) -> dict[str, Any]:
+    members = [cell for cell in block if cell["target"] in part]
     ok = bool(members) and all(cell["status"] == "ok" for cell in members)
-    mean = {"target": MEAN, "metric": metric.name, "status": "ok" if ok else "not estimable"}
+    mean = {"target": name, "metric": metric.name, "status": "ok" if ok else "not estimable"}
     for key in ("theta", "chance"):
         mean[key] = float(np.mean([cell[key] for cell in members])) if ok else None
     mean["n"] = max((cell["n"] for cell in members), default=0)
@@ -142,6 +182,16 @@ def _mean_cell(block: list[dict[str, Any]], endpoint: tuple[str, ...], metric: M
         mean["without_match"] = max(cell["without_match"] for cell in members)
     mean["members"] = [cell["target"] for cell in members]
     return mean
+
+
+def _people_cell(
+    metric: Metric, predictions: Predictions, theta: float, chance: float
+) -> dict[str, Any]:
+    """Return the one cell of a metric that has nothing to do with the targets."""
+    status = "ok" if math.isfinite(theta) else "not estimable"
+    cell: dict[str, Any] = {"target": MEAN, "metric": metric.name, "status": status}
+    cell |= {"n": metric.people(predictions), "n_min": metric.smallest(predictions)}
+    return cell | {"theta": _number(theta), "chance": _number(chance)}
 
 
 def _number(value: float) -> float | None:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
 from benchmark.api import UserError
-from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, ECG_MEASURES
+from benchmark.cohorts.cohort import AS_CODED, COVARIATES, ECG_MEASURES
 from benchmark.cohorts.phenotypes import PHENOTYPES
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ DEFINITIONS: Mapping[str, Definition] = MappingProxyType(
             exact=True,
             first_occurrence=False,
         ),
+        # The infarction of ECCL's published code, whose AF, HF and CM are the clean ones.
+        "as-coded-i21": Definition({"I21": ("I21",)}, exact=True, first_occurrence=True),
     }
 )
 
@@ -229,8 +231,9 @@ def diagnoses(
     Returns
     -------
     pd.DataFrame
-        (people, 6) 1.0, 0.0 or NaN where unknown, in the order of `DIAGNOSES`, indexed by id.
-        People who are not in the table, and diagnoses whose fields are not, are unknown.
+        1.0, 0.0 or NaN where unknown, a column for each diagnosis of the definition (those of
+        `DIAGNOSES` in their order), indexed by id. People who are not in the table, and diagnoses
+        whose fields are not, are unknown.
 
     Raises
     ------
@@ -254,7 +257,7 @@ def diagnoses(
     )
     in_table = visits.index.isin(table.people)
     columns = {}
-    for name in DIAGNOSES:
+    for name in rule.codes:
         # Without a prefix, a dot or a meaning behind the code cannot be told from another code.
         counts = (
             evidence["code"].isin(rule.codes[name])
@@ -278,6 +281,12 @@ def diagnoses(
         )
         columns[name] = np.where(in_table & asked, values, np.nan)
     return pd.DataFrame(columns, visits.index)
+
+
+def as_coded(table: Table, visits: pd.Series, when: When = "ever") -> pd.DataFrame:
+    """Return the diagnoses as published code defines them, in the columns of `AS_CODED`."""
+    parts = [diagnoses(table, visits, name, when) for name in ("as-coded", "as-coded-i21")]
+    return parts[0].join(parts[1]).rename(columns=dict(AS_CODED))
 
 
 def _evidence(table: Table, first_occurrence: bool) -> pd.DataFrame:

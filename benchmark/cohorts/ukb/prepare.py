@@ -52,6 +52,7 @@ from benchmark.cohorts.ukb.labels import (
     FIELDS,
     LONG_AXIS,
     SHORT_AXIS,
+    as_coded,
     covariates,
     diagnoses,
     ecg_measures,
@@ -93,15 +94,14 @@ class Sources:
         Lists of withdrawn people; empty when the user has said that there is none.
     images
         How the images are made.
-    endpoints, when
-        Definition and time rule of the diagnoses; see `benchmark.cohorts.ukb.labels.diagnoses`.
+    when
+        Time rule of the diagnoses; see `benchmark.cohorts.ukb.labels.diagnoses`.
     """
 
     raw: tuple[Path, ...]
     tables: tuple[Path, ...]
     withdrawn: tuple[Path, ...] = ()
     images: ImageOptions = ImageOptions()
-    endpoints: str = "clean"
     when: str = "ever"
 
     @property
@@ -121,7 +121,6 @@ class Sources:
             if (value := getattr(self.images, name)) != getattr(default, name):
                 words += [f"--{name}", value]
         words += ["--long-axis"] if self.images.long_axis else []
-        words += ["--endpoints", self.endpoints] if self.endpoints != "clean" else []
         words += ["--when", self.when] if self.when != "ever" else []
         return shlex.join(
             os.path.abspath(word) if isinstance(word, Path) else str(word)  # noqa: PTH100
@@ -234,7 +233,9 @@ class _Run:
         tables = {
             "people": covariates(table, visits).join(ecg_measures(table, visits)),
             "phenotypes": phenotypes(table, visits),
-            "diagnoses": diagnoses(table, visits, sources.endpoints, sources.when),
+            "diagnoses": diagnoses(table, visits, when=sources.when).join(
+                as_coded(table, visits, sources.when)
+            ),
         }
         complete = tables["people"][["age", "sex"]].notna().all(axis=1).to_numpy()
         out[Reason.NO_COVARIATES] = int((~complete).sum())
@@ -285,10 +286,9 @@ class _Run:
             about={
                 "spacing": sources.images.spacing,
                 "crop": dict(sorted(self.report.crop.items())),
-                "endpoints": sources.endpoints,
                 "when": sources.when,
             },
-            holds=("ecg", "cmr", "covariates"),
+            holds=("ecg", "cmr", "covariates", "icd10"),
             settings={
                 "command": sources.command(),
                 "withdrawn": [os.path.abspath(path) for path in sources.withdrawn],  # noqa: PTH100
