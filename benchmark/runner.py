@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ ORACLE_PEOPLE = {"smoke": 5_000}
 """People an oracle is fitted on where the usual number is not worth the wait."""
 RANKED_TRACK = "harmonised"
 MODALITIES = {"ecg": "ECG", "cmr": "CMR", "covariates": "covariates"}
+HOLDINGS = {**MODALITIES, "icd10": "ICD-10 codes"}
 
 
 @dataclass(frozen=True)
@@ -139,17 +141,19 @@ def plan(request: Request) -> Plan:
 
 def why_not(entry: MethodEntry, task: Task, cohort: Cohort, request: Request) -> str:
     """Return why `jobs_of` finds nothing for a method to do on a task."""
-    method = bind(entry.cls().replace(**entry.variant.fields), cohort=cohort)
+    method = bind(entry.on_track(request.track, request.scale), cohort=cohort)
     for needed in (*task.needs, *method.modalities):
         if needed not in cohort.modalities:
-            return f"the cohort {cohort.title} holds no {MODALITIES[needed]}"
+            return f"the cohort {cohort.title} holds no {HOLDINGS[needed]}"
     modality = request.modality or method.modalities[0]
     if modality not in method.modalities:
         return f"it has no encoder of {MODALITIES[modality]}"
     if modality in task.given:
         return f"its {MODALITIES[modality]} hold what is to be predicted"
+    if reason := task.lacks(method):
+        return reason
     if task.predict is not None:
-        return "it exists fine-tuned only, without features to rank people by"
+        return "it exists fine-tuned only, without features of its own"
     heads = track_module(request.track).heads(entry, request.scale)
     if not heads:
         return "no protocol says how its paper predicts from it"
@@ -179,16 +183,16 @@ def jobs_of(
     if not {*method.modalities, *task.needs} <= set(cohort.modalities):
         return
     modality = request.modality or method.modalities[0]
-    if modality not in method.modalities or modality in task.given:
+    if modality not in method.modalities or modality in task.given or task.lacks(method):
         return
     heads = track.heads(entry, request.scale)
     if task.predict is not None:
         # An encoder that only exists fine-tuned has no representation to rank people by.
-        if method.two_tower or list(heads) != ["finetune"]:
-            embedding = Embed(method=method)
-            yield job(task.predict(embedding, modality), "none", modality, 1.0)
-            if method.two_tower:
-                yield job(task.predict(embedding, "ecg-cmr"), "none", "ecg-cmr", 1.0)
+        ranks = method.two_tower or list(heads) != ["finetune"]
+        if ranks or task.kind == "diagnostic":
+            for part in (modality, "ecg-cmr") if method.two_tower else (modality,):
+                if stage := task.predict(Embed(method=method), part):
+                    yield job(stage, "none", part, 1.0)
         return
     for fraction in request.fractions:
 
@@ -338,7 +342,8 @@ def run(
     if not wanted.jobs:
         raise UserError("none of the methods applies to the task: nothing to run")
     scores = [job.score for job in wanted.jobs]
-    for task in {job.task.name: job.task for job in wanted.jobs}.values():
+    tasks = {job.task.name: job.task for job in wanted.jobs}
+    for task in tasks.values():
         scores += ceilings_of(request, task).values()
     targets = list({score.digest: score for score in scores}.values())
     print_plan(targets, store, reporter)
@@ -346,18 +351,19 @@ def run(
         return Outcome()
     report = bring(targets, store, device=device, workers=workers, reporter=reporter)
     outcome = Outcome(report=report)
-    for task in map(registry().task, request.tasks):
+    for task in tasks.values():
         ceilings = open_ceilings(request, task, store)
         files = own_files(request, task, store, ceilings)
         outcome.files += files
         outcome.kept += record(files, leaderboards)
         if ceilings is not None:
             record_ceilings(request, task, ceilings, leaderboards)
-        if request.track != RANKED_TRACK:
-            continue  # each paper's own recipe stands beside that paper's numbers alone
-        outcome.boards.append(render_board(request, task, leaderboards))
-        for text in leak_alarm(request, task, leaderboards):
-            reporter.line(f"LEAK ALARM on {task.name}: {text}")
+    if request.track == RANKED_TRACK:
+        # Each paper's own recipe stands beside that paper's numbers alone.
+        outcome.boards = render_boards(request, tuple(tasks), leaderboards)
+        for board in outcome.boards:
+            for text in json.loads(board.with_suffix(".json").read_text())["leaks"]:
+                reporter.line(f"LEAK ALARM on {board.stem}: {text}")
     return outcome
 
 
@@ -415,8 +421,7 @@ def own_files(
             "uses_labels": entry.uses_labels,
         }
         others = [theirs for other, theirs in available.items() if other != name]
-        compared = (others, task.primary, task.reference, store, ceilings)
-        files.append(rows_file(header, available[name], *compared))
+        files.append(rows_file(header, available[name], others, task, store, ceilings))
     return files
 
 
@@ -457,25 +462,24 @@ def prepare_folder(request: Request, leaderboards: Path) -> None:
     read_ceilings(leaderboards / board_folder(request))
 
 
-def render_board(request: Request, task: Task, leaderboards: Path) -> Path:
-    """Render a task's board from rows and ceilings alone; return the Markdown file."""
-    from benchmark.reports.boards import render
+def render_boards(request: Request, names: Sequence[str], leaderboards: Path) -> list[Path]:
+    """Render tasks' boards from rows and ceilings alone, then the pages of all boards there are.
 
-    name = board_folder(request)
-    render(leaderboards / "rows" / name, leaderboards / name, board_of(request, task))
-    return leaderboards / name / f"{task.name}.md"
+    Returns the Markdown files.
+    """
+    from benchmark.reports.boards import render, render_index
 
-
-def leak_alarm(request: Request, task: Task, leaderboards: Path) -> list[str]:
-    """Return what the leak alarm of a task's board says; nothing when all is well."""
-    from benchmark.reports.boards import leaks
-
-    name = board_folder(request)
-    return leaks(leaderboards / "rows" / name, leaderboards / name, board_of(request, task))
+    rows = leaderboards / "rows" / board_folder(request)
+    out = leaderboards / board_folder(request)
+    tasks = registry().tasks
+    render(rows, out, *(board_of(request, tasks[name]) for name in names))
+    render_index(rows, out, tasks)
+    return [out / f"{name}.md" for name in names]
 
 
 def board_of(request: Request, task: Task) -> TaskInfo:
     """Return what a board needs to know of its task."""
+    from benchmark.evaluation.score import MEAN, means
     from benchmark.reports.boards import Expected, TaskInfo
     from benchmark.reports.rows import grouped
 
@@ -485,8 +489,18 @@ def board_of(request: Request, task: Task) -> TaskInfo:
         title=task.title,
         version=task.version,
         simulated=cohort.simulated,
+        kind=task.kind,
+        confirmatory=task.confirmatory,
+        metrics=tuple(metric.name for metric in task.metrics),
         primary=task.primary,
         reference=task.reference,
+        goal=task.goal,
+        units={name: unit for name, unit in task.units.items() if name in task.names},
+        groups={
+            name.removeprefix(f"{MEAN} of "): targets
+            for name, targets in means(task, task.names).items()
+            if name != MEAN
+        },
         methods=tuple(
             Expected(
                 name=name,
@@ -506,7 +520,7 @@ def board_of(request: Request, task: Task) -> TaskInfo:
 
 def _places(entry: MethodEntry, task: Task, request: Request) -> frozenset[tuple[str, float]]:
     """Modalities and fractions for which a board has a place, whatever this request asks for."""
-    everything = replace(request, fractions=FRACTIONS)
+    everything = replace(request, fractions=FRACTIONS, modality="")
     jobs = jobs_of(entry, task, request.make_cohort(), 0, everything)
     return frozenset((job.modality, job.fraction) for job in jobs)
 

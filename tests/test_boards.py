@@ -1,43 +1,31 @@
-"""Rows are merged by fixed rules, and boards claim no more than the rows hold."""
+"""Boards claim no more than the rows hold, and say what they leave out."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import json
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
+from scipy import stats
+from scored import SKILL, TARGETS, N, cells, file_of, hexdigest
 
-from benchmark.api import Predictions, UserError
-from benchmark.evaluation.metrics import AUROC
-from benchmark.evaluation.statistics import compare, estimate, holm
-from benchmark.reports.boards import Expected, TaskInfo, own_rows, render, short
-from benchmark.reports.rows import (
-    Cell,
-    dumps,
-    grouped,
-    merge,
-    read_rows,
-    row_of,
-    rows_path,
-    versus_of,
-    write_rows,
+from benchmark.evaluation.multiplicity import holm
+from benchmark.reports.boards import (
+    Expected,
+    TaskInfo,
+    document,
+    own_rows,
+    render,
+    render_index,
+    short,
 )
+from benchmark.reports.boards.document import plan
+from benchmark.reports.boards.markdown import markdown
+from benchmark.reports.boards.records import csv_of
+from benchmark.reports.rows import read_rows, row_of, versus_of, write_rows
 
-N, TARGETS = 600, ("CAD", "AF")
-RUN = {
-    "pretraining_seconds": 60.0,
-    "embedding_seconds": 2.0,
-    "head_seconds": 0.5,
-    "peak_memory_bytes": 2**30,
-    "device": "cpu",
-    "git_sha": "f" * 40,
-}
 INFO = TaskInfo(
     name="cvd",
     title="Cardiovascular disease",
@@ -45,6 +33,8 @@ INFO = TaskInfo(
     simulated=True,
     primary={"ecg": "AUROC"},
     reference={"ecg": "mae"},
+    goal={"ecg": "cmr-supervised"},
+    metrics=("AUROC",),
     methods=(
         Expected(name="mae"),
         Expected(name="mmcl"),
@@ -55,291 +45,69 @@ INFO = TaskInfo(
     ),
     fractions=(1.0, 0.1),
 )
-SKILL = {"mae": 0.8, "mmcl": 0.85, "ptacl": 2.0, "eccl": 1.5, "supervised": 1.0, "tabular": 0.6}
+KINDS = {
+    "supervised": {"head": "finetune"},
+    "tabular": {"head": "xgboost", "modality": "covariates"},
+    "cmr-mae": {"modality": "cmr"},
+    "cmr-supervised": {"head": "finetune", "modality": "cmr"},
+}
+ROLES = {
+    **dict.fromkeys(("supervised", "tabular", "cmr-mae", "cmr-supervised"), "reference"),
+    "permuted": "control",
+}
 
 
-def hexdigest(text):
-    return hashlib.sha256(text.encode()).hexdigest()
+def files_of(*methods, uses_labels=(), **change):
+    """Files of methods in this order, each compared with all before it."""
+    done, files = {}, []
+    for name in methods:
+        done[name] = cells(name, **KINDS.get(name, {}), **change)
+        others = [own for other, own in done.items() if other != name]
+        header = {"role": ROLES.get(name, "ranked"), "uses_labels": name in uses_labels}
+        files.append(file_of(name, done[name], *others, **header))
+    return files
 
 
-def cells(method, replicates=3, fraction=1.0, head="linear", modality="ecg", recipe="a", **change):
-    """One cell per target and their mean, of made-up scores of a method."""
-    people = np.random.default_rng(0)
-    y = (people.random((N, len(TARGETS))) < 0.3).astype(float)
-    own = np.random.default_rng(int(hexdigest(method)[:8], 16))
-    common = people.standard_normal((N, len(TARGETS)))
-    found = []
-    for _ in range(replicates):
-        noise = common + 0.5 * own.standard_normal(y.shape) + own.normal(0, 0.02) * y
-        found.append(
-            AUROC().influence(
-                Predictions(TARGETS, {"target": y, "prediction": SKILL[method] * y + noise})
-            )
-        )
-    theta, psi = np.stack([t for t, _ in found]), np.stack([p for _, p in found], 2)
-    shared = {
-        "method": method,
-        "head": head,
-        "modality": modality,
-        "metric": "AUROC",
-        "fraction": fraction,
-        "task_version": 1,
-        "cohort_fingerprint": hexdigest("cohort"),
-        "recipe_digest": hexdigest(recipe),
-        "replicates": tuple(range(replicates)),
-        "score_digests": tuple(
-            hexdigest(f"{method}{head}{fraction}{recipe}{r}") for r in range(replicates)
-        ),
-        "scale": "logit",
-        "n": N,
-        "chance": 0.5,
-    } | change
-    positives = y.sum(axis=0).astype(int)
-    single = [
-        Cell(target=t, theta=theta[:, i], psi=psi[:, i], positives=int(positives[i]), **shared)
-        for i, t in enumerate(TARGETS)
-    ]
-    mean = Cell(
-        target="mean",
-        theta=theta.mean(1),
-        psi=psi.mean(1),
-        n_min=int(positives.min()),
-        targets=TARGETS,
-        **shared,
-    )
-    return [*single, mean]
-
-
-def file_of(method, own, *others, **change):
-    versus = [
-        versus_of(a, b)
-        for other in others
-        for a in own
-        for b in other
-        if a.target == b.target and a.fraction == b.fraction
-    ]
-    header = {
-        "method": method,
-        "task": "cvd",
-        "cohort": "simulated",
-        "preset": None,
-        "scale": "smoke",
-        "track": "harmonised",
-        "role": "ranked",
-        "uses_labels": False,
-    }
-    rows = [row_of(cell, RUN) for cell in own]
-    return {**header, "rows": rows, "versus": versus} | change
+def add(file, other):
+    """Put the rows and comparisons of a file of the same method into it."""
+    for name in ("rows", "versus", "gaps"):
+        file[name] = [*file[name], *other[name]]
 
 
 @pytest.fixture
 def rows(tmp_path):
-    """Everybody but eccl, at all labels; each file compared with those before it."""
-    done = []
-    for method in ("mae", "mmcl", "ptacl", "supervised", "tabular"):
-        change = {"role": "reference"} if method in ("supervised", "tabular") else {}
-        kind = {"supervised": ("finetune", "ecg"), "tabular": ("xgboost", "covariates")}
-        head, modality = kind.get(method, ("linear", "ecg"))
-        own = cells(method, head=head, modality=modality)
-        write_rows(tmp_path / "rows", file_of(method, own, *done, **change))
-        done.append(own)
+    """Everybody but eccl, at all labels."""
+    for file in files_of("mae", "mmcl", "ptacl", "supervised", "tabular"):
+        write_rows(tmp_path / "rows", file)
     return tmp_path / "rows"
 
 
 def board(rows, out, info=INFO):
     paths = render(rows, out, info)
-    assert [p.name for p in paths] == ["cvd.md", "cvd.csv", "cost.md", "cost.csv"]
+    names = ["cvd.md", "cvd.csv", "cvd.json", "cost.md", "cost.csv"]
+    assert [p.name for p in paths] == names
     with paths[1].open(newline="") as f:
         return paths[0].read_text(), list(csv.DictReader(f))
 
 
-def line_of(text, method):
-    """Cells of the first table row about a method."""
-    for line in text.splitlines():
+def first_section(files, info=INFO):
+    return document(files, info, None)["sections"][0]
+
+
+def lines_of(section):
+    return {line["method"]: line for line in section["lines"]}
+
+
+def line_of(text, method, after=""):
+    """Cells of the first table row about a method, after a heading."""
+    for line in text[text.index(after) :].splitlines():
         found = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and method in found:
             return found
     raise AssertionError(f"no row of {method}")
 
 
-# ------------------------------------------------------------------------------------ rows
-
-
-def test_a_row_says_what_the_statistics_say():
-    cell = cells("mae")[-1]
-    result = row_of(cell, RUN)["result"]
-    e = estimate(cell.theta, cell.psi, cell.n_min, "logit")
-    for name in ("value", "lo", "hi", "v_subj", "s2", "e2", "sigma2", "v", "nu"):
-        assert result[name] == pytest.approx(getattr(e, name), rel=1e-11)
-    assert result["se"] == pytest.approx(e.v**0.5, rel=1e-11)
-    assert result["values"] == pytest.approx(cell.theta.tolist(), rel=1e-11)
-    assert (result["replicates"], result["seeds"], result["n"]) == (3, [0, 1, 2], N)
-    assert result["digest"] == grouped(hexdigest("\n".join(sorted(cell.score_digests))))
-    assert result["notes"] == []
-    one = row_of(cells("mae", replicates=1)[0])["result"]
-    assert one["notes"] == ["one checkpoint"]
-    assert one["sigma2"] is None
-
-
-def test_a_row_holds_nothing_about_single_people():
-    own, other = cells("mae"), cells("ptacl")
-    file = file_of("mae", own, other)
-
-    def lists(value):
-        if isinstance(value, dict):
-            for item in value.values():
-                yield from lists(item)
-        elif isinstance(value, list):
-            yield value
-            for item in value:
-                yield from lists(item)
-
-    longest = max(len(x) for row in (*file["rows"], *file["versus"]) for x in lists(row))
-    assert longest == 3  # the replicates
-    for name in ("psi", "theta"):
-        assert name not in json.dumps(file)
-
-
-def test_few_positives_get_no_interval():
-    few = row_of(dataclasses.replace(cells("mae")[0], positives=9))["result"]
-    assert few["value"] is not None
-    assert (few["lo"], few["hi"]) == (None, None)
-    assert few["notes"] == ["fewer than 10 positives: no interval"]
-    some = row_of(dataclasses.replace(cells("mae")[0], positives=49))["result"]
-    assert some["lo"] < some["value"] < some["hi"]
-    assert some["notes"] == ["underpowered: fewer than 50 positives"]
-
-
-def test_a_cell_without_values_says_why():
-    cell = cells("mae")[0]
-    lost = dataclasses.replace(cell, theta=np.array([0.7, np.nan, 0.7]))
-    assert row_of(lost)["result"]["status"] == "not estimable"
-    assert row_of(lost)["result"]["value"] is None
-    assert row_of(lost)["result"]["replicates"] == 3
-    absent = dataclasses.replace(cell, theta=None, psi=None, status="too few positives")
-    assert row_of(absent)["result"]["status"] == "too few positives"
-    assert versus_of(absent, cell) is None
-    assert versus_of(lost, cell) is None
-    with pytest.raises(ValueError, match="says why"):
-        dataclasses.replace(cell, theta=None, psi=None)
-    with pytest.raises(ValueError, match="differ in number"):
-        dataclasses.replace(cell, theta=cell.theta[:2])
-
-
-def test_median_rank_brings_its_own_interval():
-    cell = dataclasses.replace(
-        cells("mae")[-1], psi=None, interval=(2.0, 3.5), scale="raw", theta=np.array([2, 3, 3.0])
-    )
-    result = row_of(cell)["result"]
-    assert (result["lo"], result["hi"], result["se"]) == (2.0, 3.5, None)
-    assert versus_of(cell, cell) is None
-
-
-def test_comparisons_use_the_replicates_both_have():
-    a, b = cells("ptacl", replicates=3)[-1], cells("mae", replicates=2)[-1]
-    entry = versus_of(a, b)
-    want = compare(a.theta[:2], a.psi[:, :2], b.theta, b.psi, a.n_min)
-    assert entry["replicates"] == 2
-    for name in ("difference", "v_subj", "s2", "e2", "v", "nu", "p"):
-        assert entry[name] == pytest.approx(getattr(want, name), rel=1e-11)
-    assert (entry["digest"], entry["other_digest"]) == (a.digest, b.digest)
-    # Replicate numbers decide, not positions.
-    late = dataclasses.replace(b, replicates=(1, 2))
-    assert versus_of(a, late)["difference"] != entry["difference"]
-    assert versus_of(a, dataclasses.replace(b, replicates=(7, 8))) is None
-    with pytest.raises(ValueError, match="differ in fraction"):
-        versus_of(a, dataclasses.replace(b, fraction=0.1))
-    with pytest.raises(ValueError, match="differ in cohort_fingerprint"):
-        versus_of(a, dataclasses.replace(b, cohort_fingerprint="0"))
-
-
-def test_fewer_replicates_never_replace_more_of_one_recipe():
-    three, one = (file_of("mae", cells("mae", replicates=r)) for r in (3, 1))
-    assert merge(three, one)["rows"] == merge(None, three)["rows"]
-    assert merge(one, three)["rows"] == merge(None, three)["rows"]
-    for change in (
-        {"recipe": "b"},
-        {"task_version": 2},
-        {"cohort_fingerprint": hexdigest("other")},
-    ):
-        changed = file_of("mae", cells("mae", replicates=1, **change))
-        assert merge(three, changed)["rows"] == merge(None, changed)["rows"]
-
-
-def test_merging_keeps_the_rows_of_other_fractions():
-    all_labels, tenth = (file_of("mae", cells("mae", fraction=f)) for f in (1.0, 0.1))
-    both = merge(all_labels, tenth)
-    assert len(both["rows"]) == 6
-    assert dumps(merge(both, tenth)) == dumps(both)
-    assert dumps(merge(tenth, all_labels)) == dumps(both)
-    with pytest.raises(ValueError, match="another method"):
-        merge(all_labels, file_of("mmcl", cells("mmcl")))
-
-
-def test_comparisons_stay_while_their_row_does():
-    mae3, mae1, ptacl = cells("mae"), cells("mae", replicates=1), cells("ptacl")
-    full = file_of("ptacl", ptacl, mae3)
-    # The reference was trained for one replicate only in another store: both may be of use.
-    kept = merge(full, file_of("ptacl", ptacl, mae1))["versus"]
-    assert {e["other_digest"] for e in kept} == {mae3[0].digest, mae1[0].digest}
-    assert len(kept) == 6
-    # A better comparison leaves no reason to keep the poorer one.
-    kept = merge(file_of("ptacl", ptacl, mae1), full)["versus"]
-    assert {e["other_digest"] for e in kept} == {mae3[0].digest}
-    # A row with fewer replicates is not taken, and neither are its comparisons.
-    fewer = file_of("ptacl", cells("ptacl", replicates=1), mae1)
-    assert merge(full, fewer)["versus"] == merge(None, full)["versus"]
-    # A changed recipe takes the comparisons of the old one away.
-    assert merge(full, file_of("ptacl", cells("ptacl", recipe="b")))["versus"] == []
-
-
-def test_files_are_canonical(tmp_path):
-    file = file_of("mae", cells("mae"), cells("ptacl"))
-    path = write_rows(tmp_path, file)
-    assert path == tmp_path / "simulated-smoke" / "harmonised" / "cvd" / "mae.json"
-    first = path.read_bytes()
-    assert first.endswith(b"}\n")
-    backwards = {**file, "rows": file["rows"][::-1], "versus": file["versus"][::-1]}
-    noisy = json.loads(json.dumps(backwards))
-    noisy["rows"][0]["result"]["value"] *= 1 + 1e-15
-    write_rows(tmp_path, noisy)
-    assert path.read_bytes() == first
-    assert read_rows(tmp_path) == [json.loads(first)]
-    assert [p.name for p in path.parent.iterdir()] == ["mae.json"]
-    assert rows_path(tmp_path, {**file, "preset": "null"}).parts[-4] == "simulated-null-smoke"
-
-
-def test_a_file_that_is_no_rows_file_is_named(tmp_path):
-    path = write_rows(tmp_path, file_of("mae", cells("mae")))
-    for text in ("{", "[]", "{}"):
-        path.write_text(text)
-        with pytest.raises(UserError, match=r"mae\.json is not a rows file"):
-            read_rows(tmp_path)
-    with pytest.raises(ValueError, match="needs versus"):
-        write_rows(tmp_path, {k: v for k, v in file_of("mae", []).items() if k != "versus"})
-
-
-def test_processes_that_write_at_once_lose_nothing(tmp_path):
-    template = json.dumps(file_of("mae", cells("mae")[-1:]))
-    script = textwrap.dedent("""
-        import json, sys
-        from pathlib import Path
-        from benchmark.reports.rows import write_rows
-        root, start, template = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-        for i in range(start, start + 40):
-            row = {**template["rows"][0], "fraction": i / 1000}
-            write_rows(root, {**template, "rows": [row]})
-    """)
-    workers = [
-        subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(start), template])
-        for start in (0, 100)
-    ]
-    assert [w.wait(60) for w in workers] == [0, 0]
-    (file,) = read_rows(tmp_path)
-    assert len(file["rows"]) == 80
-
-
-# ---------------------------------------------------------------------------------- boards
+# ------------------------------------------------------------------------------- what is shown
 
 
 def test_board_shows_values_differences_and_rank_intervals(rows, tmp_path):
@@ -355,8 +123,12 @@ def test_board_shows_values_differences_and_rank_intervals(rows, tmp_path):
     shown = line_of(text, "ptacl")
     assert shown[4].startswith(f"+{entry['difference']:.3f}"[:5])
     assert shown[5] == "<0.001"
-    assert shown[7:] == ["3", str(N), "0.5", f"`{short(cells('ptacl')[-1].digest)}`"]
-    assert "Primary endpoint: mean AUROC over CAD, AF. Reference method: mae." in text
+    assert len(shown) == 6, "no column without a single entry"
+    source = line_of(text, "ptacl", after="Provenance")
+    assert source[:3] == ["ptacl", "3", str(N)]
+    assert source[4] == f"`{short(cells('ptacl')[-1].digest)}`"
+    assert "Primary endpoint: mean AUROC over CAD, AF. Chance 0.5. Reference method: mae." in text
+    assert "Families: 3 pairs of 3 label-free methods." in text
     # References stand in the section with the head and modality they have, unranked.
     assert text.index("ptacl") < text.index("References and controls") < text.index("tabular (")
     assert "supervised (finetune head)" in text
@@ -366,18 +138,132 @@ def test_board_shows_values_differences_and_rank_intervals(rows, tmp_path):
         for r in records
         if r["target"] == "mean" and r["fraction"] == "1.0" and r["status"] == "ok"
     }
-    assert float(by_method["ptacl"]["difference"]) == entry["difference"]
-    assert float(by_method["ptacl"]["p"]) == entry["p"]
-    pairs = [("ptacl", "mae"), ("ptacl", "mmcl"), ("mmcl", "mae")]
-    adjusted = holm([versus_of(cells(a)[-1], cells(b)[-1])["p"] for a, b in pairs])
-    assert float(by_method["ptacl"]["p_holm"]) == pytest.approx(adjusted[0], rel=1e-10)
-    assert float(by_method["mmcl"]["p_holm"]) == pytest.approx(adjusted[2], rel=1e-10)
+    assert float(by_method["ptacl"]["difference"]) == pytest.approx(entry["difference"], rel=1e-5)
+    assert float(by_method["ptacl"]["p"]) == pytest.approx(entry["p"], rel=1e-5)
     assert by_method["tabular"]["rank_lo"] == by_method["tabular"]["p_holm"] == ""
     # The same pair in the other file, seen from the other side.
-    back = -versus_of(cells("mmcl")[-1], cells("mae")[-1])["difference"]
-    assert float(by_method["mmcl"]["difference"]) == pytest.approx(-back)
-    per_target = text[text.index("AUROC per target") :]
-    assert line_of(per_target, "*positives*")[1:] == [str(c.positives) for c in cells("mae")[:2]]
+    back = versus_of(cells("mmcl")[-1], cells("mae")[-1])["difference"]
+    assert float(by_method["mmcl"]["difference"]) == pytest.approx(back, rel=1e-5)
+
+
+def test_every_rendering_is_of_the_document_alone(rows, tmp_path):
+    board(rows, tmp_path / "boards")
+    stored = json.loads((tmp_path / "boards" / "cvd.json").read_text())
+    assert stored == document(read_rows(rows), INFO, None)
+    assert markdown(stored) == (tmp_path / "boards" / "cvd.md").read_text()
+    assert csv_of(stored) == (tmp_path / "boards" / "cvd.csv").read_text()
+    assert stored["cohort"] == "simulated"
+    assert stored["scale"] == "smoke"
+    # A record is a line of the file, so that a changed number is a changed line.
+    texts = (tmp_path / "boards" / "cvd.json").read_text().splitlines()
+    assert sum('"method": "ptacl", "block"' in text for text in texts) == 1
+
+
+def test_equal_results_give_equal_bytes_whatever_the_run(rows, tmp_path):
+    def bytes_of(out):
+        render(rows, out, INFO)
+        return {p.name: p.read_bytes() for p in out.iterdir()}
+
+    before = bytes_of(tmp_path / "a")
+    for method in ("mae", "ptacl"):
+        path = next(rows.rglob(f"{method}.json"))
+        file = json.loads(path.read_text())
+        for row in file["rows"]:
+            row["run"] |= {"pretraining_seconds": 99.0, "device": "another"}
+        path.write_text(json.dumps(file))
+    after = bytes_of(tmp_path / "b")
+    for name in ("cvd.md", "cvd.csv", "cvd.json"):
+        assert before[name] == after[name]
+    assert b"another" in after["cost.md"]
+    assert before["cost.csv"] != after["cost.csv"]
+    assert line_of(before["cost.md"].decode(), "mae")[6:] == [
+        *("3", "60.0", "2.0", "0.5", "1.00", "cpu", "ffffff-ffffff")
+    ]
+
+
+def test_the_pages_are_of_the_boards_in_the_folder(rows, tmp_path):
+    render(rows, tmp_path / "boards", INFO)
+    paths = render_index(rows, tmp_path / "boards", ["phenotype", "cvd"])
+    assert [p.name for p in paths] == ["index.html", "cost.html"]
+    text = paths[0].read_text()
+    assert INFO.title in text
+    assert "ptacl" in text
+    before = paths[0].read_bytes()
+    render_index(rows, tmp_path / "boards", ["cvd", "phenotype"])
+    assert paths[0].read_bytes() == before
+
+
+def test_unexpected_methods_and_heads_get_their_place(rows, tmp_path):
+    write_rows(rows, file_of("newcomer", cells("newcomer", head="finetune")))
+    text, _ = board(rows, tmp_path / "boards")
+    heading = "## ECG, 100% of labels, finetune head"
+    assert line_of(text, "newcomer", after=heading)[:3] == ["-", "-", "newcomer"]
+    section = text[text.index(heading) :]
+    assert "Reference method: mae, not run." in section
+    assert "With this head not run: mae, mmcl, ptacl, eccl." in section
+    assert "Secondary endpoint: mean AUROC" in section
+    assert "Not run: newcomer, eccl." in text  # with the primary head
+
+
+def test_lower_is_better_turns_the_order(rows, tmp_path):
+    for path in rows.rglob("*.json"):
+        file = json.loads(path.read_text())
+        for row in file["rows"]:
+            row["result"]["higher_is_better"] = False
+        path.write_text(json.dumps(file))
+    text, _ = board(rows, tmp_path / "boards")
+    assert line_of(text, "ptacl")[:2] == ["3", "b"]
+    assert line_of(text, "mae")[0] == "1-2"
+    assert text.index("| mae") < text.index("| ptacl")
+    assert "Lower is better." in text
+    # Tables show differences of values; the document's pairs say who is better.
+    assert line_of(text, "ptacl")[4].startswith("+")
+    stored = json.loads((tmp_path / "boards" / "cvd.json").read_text())
+    pairs = {(p["a"], p["b"]): p for p in stored["sections"][0]["pairs"]}
+    assert pairs["mae", "ptacl"]["lo"] > 0
+    against = line_of(text, "ptacl", after="Against the strongest")
+    by = versus_of(cells("ptacl")[-1], cells("supervised", head="finetune")[-1])["difference"]
+    assert float(against[-1].split()[0]) == pytest.approx(by, abs=5e-3)
+
+
+def test_other_metrics_and_warnings(rows, tmp_path):
+    more = [
+        dataclasses.replace(cells("mae")[-1], metric=metric, unmatched=unmatched, ties=0)
+        for metric, unmatched in (("P@10", 0), ("P@3", 0), ("P@3+self", 0))
+    ]
+    median = dataclasses.replace(more[0], metric="MdR", psi=None, interval=(2.0, 3.5))
+    primary = [dataclasses.replace(c, unmatched=12, ties=6) for c in cells("mae")]
+    write_rows(rows, file_of("mae", [*more, median, *primary]))
+    text, records = board(rows, tmp_path / "boards")
+    # 1% of ties exactly is not worth a warning but is reported.
+    assert "Warning: mae: 2.0% queries without any match." in text
+    assert line_of(text, "replicates")[2:4] == ["without a match", "ties at a cut-off"]
+    assert line_of(text, "mae", after="Provenance")[2:4] == ["12", "6"]
+    others = text[text.index("Other metrics, mean over targets:") :]
+    assert line_of(others, "MdR") == ["method", "MdR", "P@3", "P@10"]
+    assert line_of(others, "mae")[1] == "0.7 [2.0, 3.5]"
+    assert line_of(others, "ptacl")[1:] == ["-"] * 3
+    own = text[text.index("With the own scan in the gallery:") :]
+    assert line_of(own, "P@3+self") == ["method", "P@3+self"]
+    assert {r["metric"] for r in records} == {"AUROC", "MdR", "P@3", "P@10", "P@3+self"}
+
+
+def test_own_rows_show_endpoints_of_the_fractions_asked_for(rows):
+    files = read_rows(rows)
+    text = own_rows(files, (1.0,))
+    assert line_of(text, "ptacl")[:6] == ["cvd", "ptacl", "ECG", "linear", "100%", "AUROC"]
+    assert "CAD" not in text
+    assert len(own_rows(files, (0.5,)).splitlines()) == len(text.splitlines())
+
+
+def test_nothing_run_yet(tmp_path):
+    (tmp_path / "rows").mkdir()
+    text, records = board(tmp_path / "rows", tmp_path / "boards")
+    assert "Nothing run yet." in text
+    assert {r["status"] for r in records} == {"not run", "not applicable"}
+
+
+# ----------------------------------------------------------------------------- what is missing
 
 
 def test_what_is_missing_is_spelt_out(rows, tmp_path):
@@ -388,7 +274,7 @@ def test_what_is_missing_is_spelt_out(rows, tmp_path):
     kept = [e for e in file["versus"] if e["other"] != "mmcl"]
     next(rows.rglob("ptacl.json")).write_text(json.dumps({**file, "versus": kept}))
     text, records = board(rows, tmp_path / "boards")
-    assert line_of(text, "mmcl")[4:6] == ["not compared", "not compared"]
+    assert line_of(text, "mmcl")[4:6] == ["not compared", "-"]
     assert "2 of 3 pairs not compared." in text
     # Not compared is not told apart: only mae is known to be below ptacl.
     assert line_of(text, "mmcl")[:2] == ["1-3", "ab"]
@@ -409,6 +295,12 @@ def test_a_comparison_of_other_replicates_does_not_count(rows, tmp_path):
     assert line_of(text, "ptacl")[4].startswith("+0.")
 
 
+def test_fewer_common_replicates_are_said(tmp_path):
+    mae, ptacl = cells("mae", replicates=2), cells("ptacl", replicates=3)
+    text = markdown(document([file_of("mae", mae), file_of("ptacl", ptacl, mae)], INFO, None))
+    assert line_of(text, "ptacl")[4].endswith("(of the 2 common replicates)")
+
+
 def test_not_estimable_leaves_the_family(rows, tmp_path):
     for method in ("mae", "ptacl"):
         lost = [
@@ -417,10 +309,13 @@ def test_not_estimable_leaves_the_family(rows, tmp_path):
         ]
         write_rows(rows, file_of(method, lost))
     text, _ = board(rows, tmp_path / "boards")
-    section = text[text.index("10% of labels") :]
-    assert line_of(section, "mae")[:6] == ["-", "-", "mae", "not estimable", "-", "-"]
+    section = text[text.index("10% of labels, ") :]
+    assert line_of(section, "mae")[:4] == ["-", "-", "mae", "not estimable"]
+    assert line_of(section, "ptacl")[3:6] == ["not estimable", "-", "-"]
     assert "Not run: mmcl, eccl, supervised." in section
+    assert "Not applicable: tabular." in section
     assert "not compared" not in section
+    assert "pairs of" not in section
 
 
 def test_other_versions_and_cohorts_are_not_ranked(rows, tmp_path):
@@ -430,7 +325,7 @@ def test_other_versions_and_cohorts_are_not_ranked(rows, tmp_path):
     ranked, rest = text.split("## Not ranked: other cohort or task version")
     for method in ("mmcl", "ptacl"):
         assert line_of(ranked, method)[3] == "other cohort or task version, see below"
-        assert line_of(rest, method)
+        assert line_of(rest, method)[3] == "100%"
     assert line_of(ranked, "mae")[0] == "-"  # alone, nothing to rank
     with pytest.raises(AssertionError):
         line_of(rest, "mae")
@@ -441,26 +336,193 @@ def test_other_versions_and_cohorts_are_not_ranked(rows, tmp_path):
     assert line_of(text, "ptacl")[3].startswith("0.")
 
 
-def test_equal_results_give_equal_bytes_whatever_the_run(rows, tmp_path):
-    def bytes_of(out):
-        render(rows, out, INFO)
-        return {p.name: p.read_bytes() for p in out.iterdir()}
+# ----------------------------------------------------------------------------------- families
 
-    before = bytes_of(tmp_path / "a")
-    for method in ("mae", "ptacl"):
-        path = next(rows.rglob(f"{method}.json"))
-        file = json.loads(path.read_text())
-        for row in file["rows"]:
-            row["run"] |= {"pretraining_seconds": 99.0, "device": "another"}
-        path.write_text(json.dumps(file))
-    after = bytes_of(tmp_path / "b")
-    for name in ("cvd.md", "cvd.csv"):
-        assert before[name] == after[name]
-    assert b"another" in after["cost.md"]
-    assert before["cost.csv"] != after["cost.csv"]
-    assert line_of(before["cost.md"].decode(), "mae")[6:] == [
-        *("3", "60.0", "2.0", "0.5", "1.00", "cpu", "ffffff-ffffff")
+EVERYBODY = ("mae", "mmcl", "ptacl", "eccl", "dual-phase", "permuted", "supervised", "tabular")
+
+
+def p_holm(section):
+    return {
+        frozenset((pair["a"], pair["b"])): pair["p_holm"]
+        for pair in section["pairs"]
+        if pair["p_holm"] is not None
+    }
+
+
+def test_a_family_is_the_pairs_of_a_block_and_its_reference():
+    section = first_section(files_of(*EVERYBODY, uses_labels=("eccl", "dual-phase")))
+    p = {
+        (a, b): versus_of(cells(a, **KINDS.get(a, {}))[-1], cells(b, **KINDS.get(b, {}))[-1])["p"]
+        for a, b in (
+            *(("mmcl", "mae"), ("ptacl", "mae"), ("ptacl", "mmcl")),
+            *(("eccl", "dual-phase"), ("eccl", "mae"), ("dual-phase", "mae")),
+        )
+    }
+    free, using = list(p)[:3], list(p)[3:]
+    want = {}
+    for family in (free, using):
+        adjusted = holm([p[pair] for pair in family])
+        want |= {frozenset(pair): x for pair, x in zip(family, adjusted, strict=True)}
+    found = p_holm(section)
+    assert found.keys() == want.keys(), "neither references nor controls are members"
+    for pair, value in want.items():
+        assert found[pair] == pytest.approx(value, rel=1e-4)
+    assert section["families"]["label-free"] == {"members": 3, "pairs": 3, "compared": 3}
+    assert section["families"]["label-using"] == {"members": 2, "pairs": 3, "compared": 3}
+    lines = lines_of(section)
+    assert lines["dual-phase"]["rank"][1] <= 2, "ranked among two"
+    assert lines["permuted"]["rank"] is lines["supervised"]["letters"] is None
+    assert lines["permuted"]["difference"]["p_holm"] is None
+    # All pairs of all lines are there, whoever is in a family.
+    assert len(section["pairs"]) == len(EVERYBODY) * (len(EVERYBODY) - 1) // 2
+
+
+def test_methods_that_learn_labels_take_nothing_from_those_that_do_not():
+    alone = first_section(files_of("mae", "mmcl", "ptacl", "permuted"))
+    beside = first_section(files_of(*EVERYBODY, uses_labels=("eccl", "dual-phase")))
+    assert p_holm(alone).items() <= p_holm(beside).items()
+
+    def q(section):
+        return {(c["method"], c["target"]): c["q"] for c in section["cells"] if c["q"] is not None}
+
+    assert len(q(alone)) == 4
+    assert q(alone).items() <= q(beside).items()
+    for name in ("mae", "mmcl", "ptacl"):
+        assert lines_of(alone)[name]["rank"] == lines_of(beside)[name]["rank"]
+
+
+def test_per_target_differences_have_one_false_discovery_rate(rows, tmp_path):
+    files = read_rows(rows)
+    section = first_section(files)
+    tested = [(m, i) for m in ("ptacl", "mmcl") for i in range(len(TARGETS))]
+    p = [versus_of(cells(m)[i], cells("mae")[i])["p"] for m, i in tested]
+    want = dict(zip(tested, stats.false_discovery_control(p), strict=True))
+    found = {(c["method"], c["target"]): c for c in section["cells"] if c["target"] in TARGETS}
+    for (method, i), q in want.items():
+        assert found[method, TARGETS[i]]["q"] == pytest.approx(q, rel=1e-5)
+    for method in ("mae", "supervised", "tabular"):
+        assert found[method, "CAD"]["q"] is None
+    text = markdown(document(files, INFO, None))
+    table = text[text.index("Difference to mae") :]
+    assert [cell.endswith(" ·") for cell in line_of(table, "ptacl")[1:]] == [True, True]
+    marked = [want["mmcl", i] <= 0.05 for i in range(2)]
+    assert [cell.endswith(" ·") for cell in line_of(table, "mmcl")[1:]] == marked
+    assert False in marked
+    with pytest.raises(AssertionError):
+        line_of(table[: table.index("Provenance")], "supervised")
+    resolves = [found["ptacl", t]["resolvable"] for t in TARGETS]
+    resolves = zip(resolves, [found["mmcl", t]["resolvable"] for t in TARGETS], strict=True)
+    header = line_of(table, "*resolves (median)*")[1:]
+    assert [float(x) for x in header] == pytest.approx([max(r) for r in resolves], rel=0.1)
+
+
+def test_encoders_of_images_get_a_section_where_they_were_run():
+    cmr = {"modality": "cmr"}
+    own = {name: cells(name, **cmr) for name in ("mmcl", "ptacl", "cmr-mae")}
+    files = files_of("mae", "mmcl", "ptacl")
+    add(files[1], file_of("mmcl", own["mmcl"]))
+    add(files[2], file_of("ptacl", own["ptacl"], own["mmcl"], own["cmr-mae"]))
+    files.append(file_of("cmr-mae", own["cmr-mae"], own["mmcl"], role="reference"))
+    info = dataclasses.replace(INFO, reference={"ecg": "mae", "cmr": "cmr-mae"})
+    found = document(files, info, None)["sections"]
+    assert [(s["modality"], s["primary"]) for s in found if s["fraction"] == 1.0] == [
+        ("ecg", True),
+        ("cmr", False),
     ]
+    lines = lines_of(next(s for s in found if s["modality"] == "cmr"))
+    assert set(lines) == {"mmcl", "ptacl", "cmr-mae"}
+    assert lines["ptacl"]["difference"] is not None
+    assert lines["cmr-mae"]["block"] == "unranked"
+
+
+def test_only_tasks_fixed_in_advance_have_primary_families(rows):
+    files = read_rows(rows)
+    assert first_section(files)["primary"]
+    info = dataclasses.replace(INFO, confirmatory=False)
+    assert not first_section(files, info)["primary"]
+    assert "Secondary endpoint: mean AUROC" in markdown(document(files, info, None))
+
+
+def test_the_plan_is_fixed_before_any_result(rows):
+    files = read_rows(rows)
+    digest = plan(INFO)["digest"]
+    assert document(files, INFO, None)["plan"]["digest"] == digest
+    assert document([], INFO, None)["plan"]["digest"] == digest
+    assert short(digest) in markdown(document(files, INFO, None))
+    for change in (
+        {"reference": {"ecg": "mmcl"}},
+        {"primary": {"ecg": "R2"}},
+        {"fractions": (1.0,)},
+        {"methods": INFO.methods[:-3]},
+        {"goal": {}},
+        {"confirmatory": False},
+    ):
+        assert plan(dataclasses.replace(INFO, **change))["digest"] != digest
+    assert plan(dataclasses.replace(INFO, methods=INFO.methods[::-1]))["digest"] == digest
+
+
+# ------------------------------------------------------------------------------- effect sizes
+
+
+def test_gap_closed_is_of_exactly_these_rows():
+    mae, goal = cells("mae"), cells("cmr-supervised", **KINDS["cmr-supervised"])
+    own = cells("ptacl")
+    files = [
+        file_of("mae", mae),
+        file_of("ptacl", own, mae, goal, reference=mae, goal=goal),
+        file_of("cmr-supervised", goal, mae, role="reference"),
+    ]
+    section = first_section(files)
+    gap = lines_of(section)["ptacl"]["gap_closed"]
+    entry = files[1]["gaps"][0]
+    assert [gap[n] for n in ("value", "lo", "hi")] == pytest.approx(
+        [entry[n] for n in ("value", "lo", "hi")], rel=1e-5
+    )
+    assert lines_of(section)["mae"]["gap_closed"] is None
+    text = markdown(document(files, INFO, None))
+    assert f"{100 * entry['value']:.0f}% [" in line_of(text, "ptacl")[6]
+    assert "Gap closed: share of the way from the reference to cmr-supervised" in text
+    # The goal was trained anew since.
+    again = cells("cmr-supervised", recipe="b", **KINDS["cmr-supervised"])
+    files[2] = file_of("cmr-supervised", again, mae, role="reference")
+    assert lines_of(first_section(files))["ptacl"]["gap_closed"] is None
+    assert "gap closed" not in markdown(document(files, INFO, None))
+
+
+def test_labels_needed_are_read_off_the_curve_of_the_reference():
+    info = dataclasses.replace(INFO, fractions=(1.0, 0.1, 0.01))
+    curve = {1.0: 1.2, 0.1: 0.8, 0.01: 0.4}
+    mae = [c for f, skill in curve.items() for c in cells("mae", fraction=f, skill=skill)]
+    better, middle = cells("ptacl", fraction=0.1), cells("mmcl", fraction=0.1, skill=1.0)
+    worse = cells("newcomer", fraction=0.1, skill=0.1)
+    files = [
+        file_of("mae", mae),
+        file_of("ptacl", better, mae),
+        file_of("mmcl", middle, mae),
+        file_of("newcomer", worse, mae),
+    ]
+    section = document(files, info, None)["sections"][1]
+    factors = {name: line["label_factor"] for name, line in lines_of(section).items()}
+    assert factors["mae"] is None
+    assert factors["ptacl"] == {"fraction": 1.0, "bound": ">"}
+    assert factors["newcomer"] == {"fraction": 0.01, "bound": "<"}
+    values = [row["result"]["value"] for row in files[0]["rows"] if row["target"] == "mean"]
+    score = row_of(middle[-1])["result"]["value"]
+    share = (score - values[1]) / (values[0] - values[1])
+    assert 0 < share < 1
+    assert factors["mmcl"]["fraction"] == pytest.approx(10 ** (share - 1), rel=1e-4)
+    text = markdown(document(files, info, None))
+    assert line_of(text, "ptacl", after="10% of labels, ")[6] == ">100%"
+    assert line_of(text, "newcomer", after="10% of labels, ")[6] == "<1%"
+    # A mean over other targets is another quantity, and no point of the curve.
+    for row in files[0]["rows"]:
+        if row["fraction"] != 0.1 and row["target"] == "mean":
+            row["result"]["targets"] = ["CAD"]
+    lines = lines_of(document(files, info, None)["sections"][1])
+    assert all(line["label_factor"] is None for line in lines.values())
+
+
+# ----------------------------------------------------------------------------- minimum numbers
 
 
 def test_one_replicate_is_marked_one_checkpoint(tmp_path):
@@ -469,58 +531,127 @@ def test_one_replicate_is_marked_one_checkpoint(tmp_path):
     write_rows(tmp_path / "rows", file_of("ptacl", ptacl, mae))
     text, _ = board(tmp_path / "rows", tmp_path / "boards")
     assert "cover the test people only: every row is one checkpoint" in text
-    assert line_of(text, "ptacl")[7] == "1 (one checkpoint)"
+    assert line_of(text, "ptacl", after="Provenance")[1] == "1 (one checkpoint)"
+    assert "holds for the trained checkpoints, not for the methods (5 are the standard)" in text
 
 
-def test_unexpected_methods_and_heads_get_their_place(rows, tmp_path):
-    SKILL["newcomer"] = 1.0
-    write_rows(rows, file_of("newcomer", cells("newcomer", head="finetune")))
+@pytest.mark.parametrize(
+    ("replicates", "says"),
+    [
+        (2, "Replicates: 2, intervals are allowed and wide (5 are the standard)."),
+        (3, "Replicates: 3, enough to compare (5 are the standard)."),
+        (5, "Replicates: 5, the standard."),
+    ],
+)
+def test_what_a_number_of_replicates_is_worth(replicates, says):
+    files = [file_of("mae", cells("mae", replicates=replicates))]
+    reading = document(files, INFO, None)["reading"]
+    assert says in reading
+    few = document(files, dataclasses.replace(INFO, fractions=(1.0, 0.01)), None)["reading"]
+    assert any("10 at 1% of labels" in line for line in few)
+
+
+def test_targets_with_few_positives_are_marked():
+    counts = {"CAD": 9, "AF": 49}
+    files = []
+    for name in ("mae", "ptacl"):
+        own = [
+            dataclasses.replace(c, positives=counts.get(c.target, c.positives)) for c in cells(name)
+        ]
+        others = [cells("mae")] if name != "mae" else []
+        files.append(file_of(name, own, *others))
+    text = markdown(document(files, INFO, None))
+    table = text[text.index("AUROC per target") :]
+    assert line_of(table, "*positives*")[1:] == ["9 (no interval)", "49 (underpowered)"]
+    assert line_of(table, "*n*")[1:] == [str(N)] * 2
+    shown = line_of(table, "ptacl")
+    assert "[" not in shown[1]
+    assert "[" in shown[2]
+    assert "CAD 9 (no interval), AF 49 (underpowered)" in text
+    enough = markdown(document(files_of("mae", "ptacl"), INFO, None))
+    assert "(underpowered)" not in enough
+
+
+def test_the_resolvable_difference_is_printed(rows, tmp_path):
     text, _ = board(rows, tmp_path / "boards")
-    section = text[text.index("## ECG, 100% of labels, finetune head") :]
-    assert line_of(section, "newcomer")[4] == "not compared"
-    assert "With this head not run: mae, mmcl, ptacl, eccl." in section
-    assert "Not run: newcomer, eccl." in text  # with the primary head
+    lines = lines_of(first_section(read_rows(rows)))
+    found = sorted(lines[name]["difference"]["resolvable"] for name in ("mmcl", "ptacl"))
+    assert "The tests against mae resolve true differences of" in text
+    assert line_of(text, "ptacl", after="Provenance")[3][:4] in {f"{x:.3f}"[:4] for x in found}
+    # Read back from its definition: 80% power at the two-sided 5% level.
+    entry = versus_of(cells("ptacl")[-1], cells("mae")[-1])
+    quantiles = stats.t.ppf(0.975, entry["nu"]) + stats.t.ppf(0.8, entry["nu"])
+    want = quantiles * np.sqrt(entry["v"])
+    assert lines["ptacl"]["difference"]["resolvable"] == pytest.approx(want, rel=1e-5)
 
 
-def test_lower_is_better_turns_the_order(rows, tmp_path):
-    for path in rows.rglob("*.json"):
-        file = json.loads(path.read_text())
-        for row in file["rows"]:
-            row["result"]["higher_is_better"] = False
-        path.write_text(json.dumps(file))
-    text, _ = board(rows, tmp_path / "boards")
-    assert line_of(text, "ptacl")[:2] == ["3", "b"]
-    assert line_of(text, "mae")[0] == "1-2"
-    assert text.index("| mae") < text.index("| ptacl")
+# ------------------------------------------------------------------------- targets, diagnostics
 
 
-def test_other_metrics_and_warnings(rows, tmp_path):
-    more = [
-        dataclasses.replace(cells("mae")[-1], metric=metric, unmatched=unmatched, ties=0)
-        for metric, unmatched in (("P@10", 0), ("P@3", 0), ("P@3+self", 0))
-    ]
-    median = dataclasses.replace(more[0], metric="MdR", psi=None, interval=(2.0, 3.5))
-    primary = [dataclasses.replace(c, unmatched=12, ties=6) for c in cells("mae")]
-    write_rows(rows, file_of("mae", [*more, median, *primary]))
-    text, records = board(rows, tmp_path / "boards")
-    assert "Note: mae: 2.0% queries without any match." in text
-    others = text[text.index("Other metrics, mean over targets:") :]
-    assert line_of(others, "MdR") == ["method", "MdR", "P@3", "P@10", "P@3+self"]
-    assert line_of(others, "mae")[1] == "0.7 [2.0, 3.5]"
-    assert line_of(others, "ptacl")[1:] == [*["not run"] * 3, "-"]
-    assert {r["metric"] for r in records} == {"AUROC", "MdR", "P@3", "P@10", "P@3+self"}
+def test_many_targets_are_shown_as_groups():
+    many = tuple(f"T{i}" for i in range(20))
+    info = dataclasses.replace(INFO, groups={"LV": many[:8], "RV": many[8:]})
+    done, files = {}, []
+    for name in ("mae", "ptacl"):
+        own = cells(name, targets=many)
+        groups = [
+            dataclasses.replace(own[-1], target=f"mean of {group}", targets=members)
+            for group, members in info.groups.items()
+        ]
+        done[name] = [*own, *groups]
+        files.append(file_of(name, done[name], *(done[m] for m in done if m != name)))
+    board = document(files, info, None)
+    text = markdown(board)
+    assert "T1" not in text
+    assert "Positives among the test people: no target has few." in text
+    assert "AUROC of each of the 20 targets: in the CSV and JSON files." in text
+    assert "over all 20 targets" in text
+    table = text[text.index("Mean AUROC over groups of targets") :]
+    assert line_of(table, "LV") == ["method", "LV", "RV"]
+    assert line_of(table, "ptacl")[1].startswith("0.")
+    in_csv = {r["target"] for r in csv.DictReader(csv_of(board).splitlines())}
+    assert in_csv == {*many, "mean", "mean of LV", "mean of RV"}
+    # Means over groups repeat their targets: they are no part of the family of targets.
+    q = {c["target"]: c["q"] for c in board["sections"][0]["cells"] if c["method"] == "ptacl"}
+    alone = document([file_of(n, cells(n, targets=many)) for n in done], INFO, None)
+    assert {c["target"] for c in alone["sections"][0]["cells"]} == {*many, "mean"}
+    p = [versus_of(a, b)["p"] for a, b in zip(done["ptacl"][:20], done["mae"][:20], strict=True)]
+    want = dict(zip(many, stats.false_discovery_control(p), strict=True))
+    assert {t: q[t] for t in many} == pytest.approx(want, rel=1e-5)
 
 
-def test_own_rows_show_endpoints_of_the_fractions_asked_for(rows):
-    files = read_rows(rows)
-    text = own_rows(files, (1.0,))
-    assert line_of(text, "ptacl")[:6] == ["cvd", "ptacl", "ECG", "linear", "100%", "AUROC"]
-    assert "CAD" not in text
-    assert len(own_rows(files, (0.5,)).splitlines()) == len(text.splitlines())
-
-
-def test_nothing_run_yet(tmp_path):
-    (tmp_path / "rows").mkdir()
-    text, records = board(tmp_path / "rows", tmp_path / "boards")
-    assert "Nothing run yet." in text
-    assert {r["status"] for r in records} == {"not run", "not applicable"}
+def test_a_diagnostic_ranks_nobody():
+    info = dataclasses.replace(
+        INFO,
+        name="cvd",
+        kind="diagnostic",
+        primary={},
+        reference={},
+        goal={},
+        metrics=("NMSE", "AUROC"),
+        heads=("none",),
+        fractions=(1.0,),
+        methods=tuple(
+            dataclasses.replace(m, places=frozenset({("ecg", 1.0)})) for m in INFO.methods
+        ),
+    )
+    files = []
+    for name in ("mae", "ptacl", "supervised"):
+        own = [
+            dataclasses.replace(c, metric="NMSE", higher_is_better=False, chance=1.0)
+            for c in cells(name, head="none")
+        ]
+        files.append(file_of(name, own, role=ROLES.get(name, "ranked")))
+    board = document(files, info, None)
+    (section,) = board["sections"]
+    assert (section["metric"], section["chance"], section["families"]) == ("NMSE", 1.0, {})
+    assert section["pairs"] == []
+    for line in section["lines"]:
+        assert line["rank"] is line["letters"] is line["difference"] is None
+    text = markdown(board)
+    assert "nobody is ranked or tested" in text
+    for word in ("Holm", "Ranked:", "| rank", "Families", "p (", "Resolves:"):
+        assert word not in text
+    assert line_of(text, "mae")[0] == "mae"
+    assert text.index("| mae") < text.index("| ptacl"), "the smaller error first"
+    assert SKILL["mae"] < SKILL["ptacl"]

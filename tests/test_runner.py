@@ -23,8 +23,9 @@ def test_expand():
     }
     assert "cmr-swin" not in expand("all", "method"), "it belongs to another track"
     assert set(expand("all", "task")) == {
-        *("cvd", "phenotype", "phenotype-sax61", "phenotype-all82", "retrieval"),
-        *("demographics", "demographics-sex"),
+        *("cvd", "cvd-as-coded", "retrieval", "demographics", "demographics-sex"),
+        *("phenotype", "phenotype-global13", "phenotype-sax61", "phenotype-all82"),
+        *("reconstruction", "temporal-alignment", "localisation"),
     }
 
 
@@ -59,7 +60,7 @@ def test_supervised_has_nothing_to_retrieve_with():
     found = plan(request(["supervised"], ["retrieval"]))
     assert not found.jobs
     assert found.not_applicable == [
-        "supervised on retrieval: it exists fine-tuned only, without features to rank people by"
+        "supervised on retrieval: it exists fine-tuned only, without features of its own"
     ]
 
 

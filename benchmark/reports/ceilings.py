@@ -25,7 +25,8 @@ from benchmark.api import UserError
 from benchmark.engine.store import Store
 from benchmark.evaluation.score import MEAN, Score
 from benchmark.reports.cells import Scored, cells_of
-from benchmark.reports.rows import Cell, dumps, replace_file, row_of, turn, versus_of
+from benchmark.reports.files import dumps, replace_file, turn
+from benchmark.reports.rows import Cell, row_of, versus_of
 
 FILE = "ceilings.json"
 ORACLE = "oracle"

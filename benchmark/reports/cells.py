@@ -13,7 +13,8 @@ import numpy as np
 from benchmark.api import Metric
 from benchmark.engine.store import Store
 from benchmark.evaluation.score import Score
-from benchmark.reports.rows import Cell, grouped, without_small_counts
+from benchmark.reports.files import grouped
+from benchmark.reports.rows import Cell, without_small_counts
 
 
 @dataclass(frozen=True)

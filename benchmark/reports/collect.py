@@ -6,16 +6,17 @@ Influence values are read here, turned into variances and comparisons, and dropp
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmark.api import Method, Trainable
+from benchmark.api import Cohort, Method, Task, View
 from benchmark.engine.store import ArtifactError, Store
 from benchmark.evaluation.embed import Embed
-from benchmark.evaluation.score import MEAN
+from benchmark.evaluation.score import MEAN, Score
 from benchmark.reports.ceilings import Ceilings
 from benchmark.reports.cells import Scored, cells_of
-from benchmark.reports.rows import Cell, row_of, versus_of
+from benchmark.reports.rows import Cell, gap_of, row_of, versus_of
 from benchmark.stage import Stage, topological
 
 
@@ -23,8 +24,7 @@ def rows_file(
     header: Mapping[str, Any],
     own: Sequence[Scored],
     others: Iterable[Sequence[Scored]],
-    primary: Mapping[str, str],
-    reference: Mapping[str, str],
+    task: Task,
     store: Store,
     ceilings: Ceilings | None = None,
 ) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def rows_file(
     Comparisons: the primary endpoint against every other method, every target against the
     reference method, and all of these against the ceiling of what the method sees, where the
     cohort has ceilings. A reference whose modality differs (covariates) meets the others of its
-    task.
+    task. Gaps: how far the primary endpoint came from the reference to the goal.
     """
     cells, rows = [], []
     for scored in own:
@@ -41,52 +41,83 @@ def rows_file(
         cost = run_of(scored, store)
         cells += found
         rows += [row_of(cell, cost) for cell in found]
-    versus = []
+    versus: list[dict[str, Any] | None] = []
+    landmarks: dict[str, dict[tuple, list[Cell]]] = {}
     for theirs in others:
-        if not theirs:
-            continue
         table: dict[tuple, list[Cell]] = {}
         for scored in theirs:
             for cell in cells_of(scored, store):
                 table.setdefault((cell.target, cell.metric, cell.fraction), []).append(cell)
-        for cell in cells:
-            for other in table.get((cell.target, cell.metric, cell.fraction), ()):
-                # Covariates stand in both sections of a two-tower task.
-                if {other.modality, cell.modality} == {"ecg", "ecg-cmr"}:
-                    continue
-                family = "ecg-cmr" if "ecg-cmr" in (other.modality, cell.modality) else "ecg"
-                if cell.metric != primary.get(family):
-                    continue
-                tested = reference.get(family) in (cell.method, other.method)
-                if cell.target != MEAN and not tested:
-                    continue
-                entry = versus_of(cell, other)
-                if entry is not None:
-                    versus.append(entry)
-    for cell in cells if ceilings is not None else ():
-        if cell.metric in primary.values() and (entry := ceilings.versus(cell)) is not None:
-            versus.append(entry)
-    return {**header, "rows": rows, "versus": versus}
+        landmarks |= {scored.method: table for scored in theirs[:1]}
+        versus += [
+            versus_of(cell, other)
+            for cell in cells
+            for other in table.get((cell.target, cell.metric, cell.fraction), ())
+            if _compared(cell, other, task)
+        ]
+    if ceilings is not None:
+        bounded = [cell for cell in cells if cell.metric in task.primary.values()]
+        versus += [ceilings.versus(cell) for cell in bounded]
+    return {
+        **header,
+        "rows": rows,
+        "versus": [entry for entry in versus if entry is not None],
+        "gaps": list(_gaps(cells, landmarks, task)),
+    }
+
+
+def _section(*modalities: str) -> str:
+    """Section of a board in which rows stand: images alone and covariates beside the ECG."""
+    return "ecg-cmr" if "ecg-cmr" in modalities else "ecg"
+
+
+def _compared(a: Cell, b: Cell, task: Task) -> bool:
+    section = _section(a.modality, b.modality)
+    if section == "ecg-cmr" and not {a.modality, b.modality} <= {"ecg-cmr", "covariates"}:
+        return False
+    if a.metric != task.primary.get(section):
+        return False
+    references = {task.reference.get(name) for name in (section, a.modality, b.modality)}
+    return a.target == MEAN or bool(references & {a.method, b.method})
+
+
+def _gaps(
+    cells: Iterable[Cell], landmarks: Mapping[str, Mapping[tuple, list[Cell]]], task: Task
+) -> Iterator[dict[str, Any]]:
+    """Yield the gap of every endpoint between every row of the reference and of the goal."""
+    for cell in cells:
+        section = _section(cell.modality)
+        if cell.target != MEAN or cell.metric != task.primary.get(section):
+            continue
+        what = (cell.target, cell.metric, cell.fraction)
+        ends = (task.reference.get(section, ""), task.goal.get(section, ""))
+        found = (landmarks.get(name, {}).get(what, ()) for name in ends)
+        for reference, goal in itertools.product(*found):
+            if (entry := gap_of(cell, reference, goal)) is not None:
+                yield entry
 
 
 def run_of(scored: Scored, store: Store) -> dict[str, Any]:
     """Return what the rows of a head cost, summed over replicates, shared stages counted once."""
     manifests: dict[str, tuple[Stage, dict[str, Any]]] = {}
-    for stage in topological(scored.scores):
+    stages = topological(scored.scores)
+    for stage in stages:
         # A damaged input of finished work is nobody's business here: its cost is left out.
         with contextlib.suppress(ArtifactError):
             manifests[stage.digest] = (stage, store.manifest(stage.digest))
     seconds = {"pretraining_seconds": 0.0, "embedding_seconds": 0.0, "head_seconds": 0.0}
     memory, device, git = 0, None, None
+    methods = (stage for stage in stages if isinstance(stage, Method))
+    before = {stage.digest for stage in topological(methods)}
     for stage, manifest in manifests.values():
-        if isinstance(stage, Method):
+        if isinstance(stage, Cohort | View | Score):
+            continue
+        if stage.digest in before:
             kind = "pretraining_seconds"
         elif isinstance(stage, Embed):
             kind = "embedding_seconds"
-        elif isinstance(stage, Trainable) or stage in [s.head for s in scored.scores]:
-            kind = "head_seconds"
         else:
-            continue
+            kind = "head_seconds"
         seconds[kind] += manifest["seconds"]
         memory = max(memory, manifest.get("peak_memory_bytes") or 0)
         device = manifest.get("device") or device

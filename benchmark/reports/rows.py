@@ -4,22 +4,20 @@ A file is ``<cohort>[-<preset>]-<scale>/<track>/<task>/<method>.json``:
 
     {"method", "task", "cohort", "preset", "scale", "track", "role", "uses_labels",
      "rows": [{"head", "modality", "target", "metric", "fraction", "result", "run"}],
-     "versus": [{"head", "modality", "target", "metric", "fraction", "other", ...}]}
+     "versus": [{"head", "modality", "target", "metric", "fraction", "other", ...}],
+     "gaps": [{"head", "modality", "target", "metric", "fraction", "reference", "goal", ...}]}
 
-``result`` and ``versus`` follow from the scores alone and so are equal wherever those are; ``run``
-tells what it cost (`RUN_FIELDS`). Nothing in a file is about one person.
+``result``, ``versus`` and ``gaps`` follow from the scores alone and so are equal wherever those
+are; a file without ``gaps`` has none. ``run`` tells what it cost (`RUN_FIELDS`). Nothing in a file
+is about one person.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import math
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from benchmark.api import UserError
-from benchmark.evaluation.statistics import Scale, compare, estimate
+from benchmark.evaluation.statistics import Scale, compare, estimate, gap_closed
+from benchmark.reports.files import dumps, grouped, plain, replace_file, turn
 
 KEY = ("head", "modality", "target", "metric", "fraction")
 FILE_FIELDS = (
@@ -40,6 +39,14 @@ FILE_FIELDS = (
     "role",
     "uses_labels",
 )
+OTHERS = {
+    "versus": ("other", "other_head", "other_modality"),
+    "gaps": (
+        *("reference", "reference_head", "reference_modality"),
+        *("goal", "goal_head", "goal_modality"),
+    ),
+}
+"""Lists of what is said of a row and others, and the fields that tell the others."""
 RUN_FIELDS = (
     "pretraining_seconds",
     "embedding_seconds",
@@ -180,14 +187,6 @@ def _part(count: int | None, total: int) -> int | str | None:
     return FEW if 0 < count < SMALLEST_COUNT else count
 
 
-def grouped(digest: str) -> str:
-    """Return a digest as rows hold it, in groups of six.
-
-    Seven decimal digits in a row look like a person's id to the tools that guard repositories.
-    """
-    return "-".join(digest[i : i + 6] for i in range(0, len(digest), 6))
-
-
 def row_of(cell: Cell, run: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the publishable row of a cell; ``run`` is kept apart and may hold `RUN_FIELDS`."""
     result: dict[str, Any] = {
@@ -224,7 +223,7 @@ def row_of(cell: Cell, run: Mapping[str, Any] | None = None) -> dict[str, Any]:
     elif cell.status == OK:
         result["status"] = NOT_ESTIMABLE
     key = {name: getattr(cell, name) for name in KEY}
-    return _plain({**key, "result": result, "run": dict(run or {})})
+    return plain({**key, "result": result, "run": dict(run or {})})
 
 
 def _numbers(cell: Cell) -> dict[str, Any]:
@@ -285,16 +284,44 @@ def versus_of(a: Cell, b: Cell) -> dict[str, Any] | None:
     entry |= {"digest": a.digest, "other_digest": b.digest}
     fields = ("replicates", "difference", "lo", "hi", "v_subj", "s2", "e2", "sigma2", "v", "nu")
     entry |= {name: getattr(c, name) for name in (*fields, "p")}
-    return _plain(entry)
+    return plain(entry)
+
+
+def gap_of(a: Cell, reference: Cell, goal: Cell) -> dict[str, Any] | None:
+    """Return the share of the way from a reference to a goal that a method covers.
+
+    On the replicates that all three have. None where there is nothing to compare, or no way: the
+    goal is not above the reference. The entry belongs into the file of ``a``.
+    """
+    parts = (a, reference, goal)
+    if any(not part.usable or part.psi is None for part in parts):
+        return None
+    common = sorted(set.intersection(*(set(part.replicates) for part in parts)))
+    if not common or not all(np.isfinite(part.psi).all() for part in parts):
+        return None
+    sign = 1 if a.higher_is_better else -1
+    columns = []
+    for part in parts:
+        chosen = [part.replicates.index(r) for r in common]
+        columns += [sign * np.asarray(part.theta)[chosen], sign * part.psi[:, chosen]]
+    gap = gap_closed(*columns, min(part.smallest for part in parts))
+    if not math.isfinite(gap.value):
+        return None
+    entry = {name: getattr(a, name) for name in KEY}
+    for name, part in (("reference", reference), ("goal", goal)):
+        entry |= {name: part.method, f"{name}_digest": part.digest}
+        entry |= {f"{name}_head": part.head, f"{name}_modality": part.modality}
+    entry |= {"digest": a.digest, "replicates": len(common)}
+    return plain({**entry, "value": gap.value, "lo": gap.lo, "hi": gap.hi})
 
 
 def merge(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
     """Put new rows into a file.
 
     Between rows of one recipe digest, task version and cohort fingerprint, fewer replicates never
-    replace more; a changed recipe always replaces. Comparisons stay while the row they are about
-    does. Beside the newest comparison with a method an older one is kept that has more replicates
-    in common, since either may be the one that fits the other method's file.
+    replace more; a changed recipe always replaces. Comparisons and gaps stay while the row they
+    are about does. Beside the newest comparison with a method an older one is kept that has more
+    replicates in common, since either may be the one that fits the other method's file.
     """
     if old is None:
         return _sorted(new)
@@ -307,16 +334,16 @@ def merge(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, An
         if before is None or not _is_poorer(row["result"], before["result"]):
             rows[_key(row)] = row
     digests = {key: row["result"]["digest"] for key, row in rows.items()}
-    versus: dict[tuple, list[dict[str, Any]]] = {}
-    for entry in [*new["versus"], *old["versus"]]:
-        if digests.get(_key(entry)) != entry["digest"]:
-            continue
-        others = ("other", "other_head", "other_modality")
-        kept = versus.setdefault((*_key(entry), *(entry[o] for o in others)), [])
-        if not kept or (len(kept) == 1 and entry["replicates"] > kept[0]["replicates"]):
-            kept.append(entry)
-    entries = [entry for kept in versus.values() for entry in kept]
-    return _sorted({**new, "rows": list(rows.values()), "versus": entries})
+    kept: dict[str, dict[tuple, list[dict[str, Any]]]] = {name: {} for name in OTHERS}
+    for name, found in kept.items():
+        for entry in [*new.get(name, ()), *old.get(name, ())]:
+            if digests.get(_key(entry)) != entry["digest"]:
+                continue
+            same = found.setdefault((*_key(entry), *(entry[o] for o in OTHERS[name])), [])
+            if not same or (len(same) == 1 and entry["replicates"] > same[0]["replicates"]):
+                same.append(entry)
+    lists = {n: [e for same in found.values() for e in same] for n, found in kept.items()}
+    return _sorted({**new, "rows": list(rows.values()), **lists})
 
 
 def _is_poorer(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
@@ -331,13 +358,14 @@ def _key(row: Mapping[str, Any]) -> tuple:
 
 def _sorted(file: Mapping[str, Any]) -> dict[str, Any]:
     """Order the lists, so that equal contents give equal bytes."""
+    others = [name for names in OTHERS.values() for name in names]
+    others += ["other_digest", "reference_digest", "goal_digest"]
 
     def order(entry: Mapping[str, Any]) -> tuple:
-        others = ("other", "other_head", "other_modality", "other_digest")
         return (*map(str, _key(entry)), *(entry.get(o, "") for o in others))
 
-    lists = {name: sorted(file[name], key=order) for name in ("rows", "versus")}
-    return _plain({**file, **lists})
+    lists = {name: sorted(file.get(name, ()), key=order) for name in ("rows", *OTHERS)}
+    return plain({**file, **lists})
 
 
 def rows_path(root: Path, file: Mapping[str, Any]) -> Path:
@@ -361,38 +389,6 @@ def write_rows(root: Path, new: Mapping[str, Any]) -> Path:
         old = read_file(path) if path.exists() else None
         replace_file(path, dumps(merge(old, new)))
     return path
-
-
-@contextlib.contextmanager
-def turn(folder: Path) -> Iterator[None]:
-    """Wait for the folder's lock and hold it, so that processes change its files one by one.
-
-    The folder itself is locked: no lock file is left behind among what is published.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a whole file or nothing: readers see the old text until the new one is complete."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as f:
-            f.write(text)
-        Path(temporary).chmod(0o644)  # mkstemp's files are private, published ones are not
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def dumps(file: Mapping[str, Any]) -> str:
-    """Canonical text of a rows file: keys sorted, 12 significant digits, null for unknown."""
-    return json.dumps(_plain(file), indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -419,20 +415,3 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
         for path in sorted(Path(folder).rglob("*.json"))
         if not path.name.startswith(".")
     ]
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON types only; floats at 12 significant digits, not-a-number and infinity None."""
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, str | bool | None):
-        return value
-    if isinstance(value, np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        return float(f"{value:.12g}") if math.isfinite(value) else None
-    if isinstance(value, Sequence | np.ndarray):
-        return [_plain(item) for item in value]
-    raise TypeError(f"a row cannot hold a {type(value).__name__}")

@@ -1,0 +1,138 @@
+"""How numbers, names and tables are written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmark.reports.boards.info import MODALITIES, NO_HEAD
+from benchmark.reports.files import grouped
+
+BLANK, NOT_COMPARED = "-", "not compared"
+Record = Mapping[str, Any]
+"""A part of the board document."""
+DIGITS = 6  # a standard error is seldom below a thousandth
+
+
+def short(digest: str) -> str:
+    """Return the first 12 digits, grouped."""
+    return grouped(digest.replace("-", "")[:12])
+
+
+def labels(head: str, fraction: float) -> str:
+    """Share of labels a head was fitted on; ranking by similarity uses none."""
+    return BLANK if head == NO_HEAD else f"{100 * fraction:g}%"
+
+
+def modality_name(modality: str) -> str:
+    """Return what a person calls a modality."""
+    return MODALITIES.get(modality, modality)
+
+
+def places(se: float | None) -> int:
+    """Decimals that leave the standard error two significant digits."""
+    if not se or not math.isfinite(se):
+        return 4
+    # Rounded first, since 0.0996 is 0.10 and not 0.100.
+    return min(max(1 - math.floor(math.log10(float(f"{se:.1e}"))), 0), 6)
+
+
+def estimate(entry: Mapping[str, Any]) -> str:
+    """Return a value with its interval to the digits its error leaves it, or why there is none."""
+    if entry["value"] is None:
+        return entry["status"]
+    digits = places(entry["se"])
+    if entry["se"] is None and entry["lo"] is not None:
+        digits = 1  # the median rank: multiples of one half, averaged
+    text = f"{entry['value']:z.{digits}f}"
+    if entry["lo"] is None:
+        return text
+    return f"{text} [{entry['lo']:z.{digits}f}, {entry['hi']:z.{digits}f}]"
+
+
+def signed(difference: Mapping[str, Any], *, interval: bool = True) -> str:
+    """Return a difference, with its interval, to the digits that its error leaves it."""
+    lo, hi = difference["lo"], difference["hi"]
+    digits = places(difference["se"])
+    text = f"{difference['value']:+z.{digits}f}"
+    return f"{text} [{lo:+z.{digits}f}, {hi:+z.{digits}f}]" if interval and lo is not None else text
+
+
+def rank(interval: Sequence[int] | None) -> str:
+    """Return the places a method can have."""
+    if interval is None:
+        return BLANK
+    lo, hi = interval
+    return str(lo) if lo == hi else f"{lo}-{hi}"
+
+
+def p_value(p: float | None) -> str:
+    """Return p to two digits."""
+    if p is None:
+        return BLANK
+    return "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def number(x: float | None, digits: int) -> str:
+    """Return a number with so many decimals."""
+    return BLANK if x is None or not math.isfinite(x) else f"{x:z.{digits}f}"
+
+
+def two_digits(x: float) -> str:
+    """Return a number to two significant digits, without an exponent."""
+    return f"{float(f'{x:.2g}'):g}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share in whole percent."""
+    return BLANK if share is None else f"{100 * share:.0f}%"
+
+
+def rounded(x: float | None) -> float | None:
+    """Return what a board keeps of a number: its significant digits; None when not finite."""
+    return None if x is None or not math.isfinite(x) else float(f"{x:.{DIGITS}g}")
+
+
+def natural(text: str) -> list:
+    """Order with P@3 before P@10 and the variants with the own scan last."""
+    parts = re.split(r"(\d+)", text)
+    return [text.endswith("+self"), [(p.isdigit(), int(p) if p.isdigit() else p) for p in parts]]
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def csv_text(fields: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:
+    """Return records as CSV, blank where a field is missing."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fields, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def json_text(value: Any, depth: int = 4, indent: str = "") -> str:
+    """Return JSON that reads in a diff: one line for each record, whatever is inside it."""
+    inner = value.values() if isinstance(value, dict) else value
+    if not (depth and isinstance(value, dict | list) and any(map(_nested, inner))):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    deeper = f"{indent} "
+    parts = [json_text(item, depth - 1, deeper) for item in inner]
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(name)}: {part}" for name, part in zip(value, parts, strict=True)]
+    open_, close = "{}" if isinstance(value, dict) else "[]"
+    body = f",\n{deeper}".join(parts)
+    return f"{open_}\n{deeper}{body}\n{indent}{close}"
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, dict | list)
