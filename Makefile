@@ -11,17 +11,19 @@ PRESET ?= default
 TRACK ?= harmonised
 TABLE ?=
 MODALITY ?=
+LAYER ?=
+AGAINST ?= HEAD
 ARGS ?=
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test nightly lint privacy benchmarks boards reproduce
+.PHONY: help bench test nightly lint privacy benchmarks boards reproduce check golden
 
 help:
 	@sed -n 's/^#: //p' Makefile
-	@echo 'variables: METHOD TASK TABLE SEEDS SCALE FRACTIONS COHORT PRESET TRACK MODALITY, and ARGS for anything else'
+	@echo 'variables: METHOD TASK TABLE SEEDS SCALE FRACTIONS COHORT PRESET TRACK MODALITY LAYER AGAINST, and ARGS for anything else'
 
 bench: $(BIN)/.installed
 	@$(BIN)/ecgcmr run --method '$(METHOD)' --task '$(TASK)' --seeds '$(SEEDS)' --scale '$(SCALE)' \
@@ -39,6 +41,15 @@ test: $(BIN)/.installed-dev
 #: make nightly                               the tests that take too long for every change
 nightly: $(BIN)/.installed-dev
 	@$(BIN)/python -m pytest -p no:benchmark -m nightly --ignore=tests/benchmarks $(ARGS)
+
+#: make check                                 whether a change made something worse
+# make has one exit code for every failure; ecgcmr check tells a regression (1) from not knowing (3).
+check: $(BIN)/.installed
+	@$(BIN)/ecgcmr check --against '$(AGAINST)' --track '$(TRACK)' $(if $(LAYER),--layer '$(LAYER)') $(ARGS)
+
+#: make golden                                write the references of check again, for review
+golden: $(BIN)/.installed
+	@$(BIN)/ecgcmr golden --track '$(TRACK)' $(if $(LAYER),--layer '$(LAYER)') $(ARGS)
 
 #: make lint                                  style and layering
 lint: $(BIN)/.installed-dev

@@ -28,6 +28,7 @@ examples:
   ecgcmr list methods                              what there is
   ecgcmr neighbours RECORD --method ptacl          similar people for a recording of your own
   ecgcmr reproduce "MMCL Table II"                 a published table, beside our numbers
+  ecgcmr check                                     whether a change made something worse
 
 Finished work is kept in $ECGCMR_STORE (default ~/.cache/ecgcmr-bench) and never done twice; a
 killed command goes on where it stopped.
@@ -35,7 +36,10 @@ killed command goes on where it stopped.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 0 done, 1 something failed, 2 asked wrongly."""
+    """Run one command; return the exit code: 0 done, 1 something failed, 2 asked wrongly.
+
+    ``check`` also returns 3: inconclusive.
+    """
     # libgomp's threads wait for each other by spinning, by default for so long that a training
     # step takes thirty times longer as soon as something else uses one of the cores. To be set
     # before torch is loaded; a value of the user's own stays.
@@ -65,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ecgcmr-bench {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    run = _command(commands, "run", _run, "train and evaluate methods on tasks, write the boards")
+    purpose = "train and evaluate methods on tasks, write the boards"
+    run = _command(commands, "run", _run, purpose, aliases=("bench",))
     run.add_argument(
         "--method",
         required=True,
@@ -154,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     boards = _command(commands, "boards", _boards, "render the boards again from their rows")
     _add_place(boards)
 
+    _add_gate(commands)
+
     privacy = _command(
         commands,
         "privacy",
@@ -193,11 +200,83 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str
+    commands: Any,
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    text: str,
+    aliases: tuple[str, ...] = (),
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    description = text[0].upper() + text[1:] + "."
+    parser = commands.add_parser(name, aliases=aliases, help=text, description=description)
     parser.set_defaults(run=function)
     return parser
+
+
+GATE = """\
+layers:
+  A  frozen metrics: every metric, interval, test and letter of made-up predictions (seconds)
+  B  fingerprints: losses, features and predictions of every method after a few updates (minutes)
+  C  learning smoke: fresh training seeds against stored reference seeds, in two stages (minutes)
+  D  recorded rows: nothing missing, the same people, a changed recipe not inferior (seconds)
+
+exit code: 0 pass, 1 regression (what was measured differs, is missing, or nothing was compared),
+2 asked wrongly, 3 inconclusive
+
+examples:
+  ecgcmr check                                     layers A, B and D against the last commit
+  ecgcmr check --layer D --against v0.1.0          the rows of a release against those of now
+  ecgcmr check --layer B --method mae,ptacl        two methods alone
+  ecgcmr check --layer C --passes 20               how often unchanged code passes
+
+After a change that is meant, ecgcmr golden writes the references again; review the difference.
+"""
+
+
+def _add_gate(commands: Any) -> None:
+    check = _command(commands, "check", _check, "tell whether a change made something worse")
+    golden = _command(
+        commands, "golden", _golden, "write the references of check again, for review"
+    )
+    for command, default in ((check, "A,B,D"), (golden, "A,B")):
+        command.add_argument(
+            "--layer", default=default, metavar="LIST", help=f"some of A,B,C,D (default {default})"
+        )
+        command.add_argument(
+            "--method", default="", metavar="NAMES", help="layers B and C: only these methods"
+        )
+        command.add_argument(
+            "--track", default="harmonised", help="layer B: whose methods (default harmonised)"
+        )
+        command.add_argument(
+            "--golden",
+            type=Path,
+            default=ROOT / "tests" / "golden",
+            metavar="DIR",
+            help="where the references are",
+        )
+    check.epilog, check.formatter_class = GATE, argparse.RawDescriptionHelpFormatter
+    check.add_argument(
+        "--against",
+        default="HEAD",
+        metavar="WHAT",
+        help="layer D: a git ref, a folder of leaderboards or a rows file (default HEAD)",
+    )
+    check.add_argument(
+        "--leaderboards",
+        type=Path,
+        default=ROOT / "leaderboards",
+        metavar="DIR",
+        help="layer D: the rows that are checked",
+    )
+    check.add_argument(
+        "--passes",
+        type=int,
+        metavar="N",
+        help="layer C: train fresh seeds so often, different ones each time, and count the passes",
+    )
+    check.add_argument(
+        "--summary", type=Path, metavar="FILE", help="append the result to a Markdown file too"
+    )
 
 
 def _add_prepare(commands: Any) -> None:
@@ -251,12 +330,6 @@ def _add_prepare(commands: Any) -> None:
         "--long-axis",
         action="store_true",
         help="keep four-chamber cines too, and leave out people without one",
-    )
-    ukb.add_argument(
-        "--endpoints",
-        default="clean",
-        choices=("clean", "as-coded"),
-        help="definition of the diagnoses (default clean; as-coded: as published code has them)",
     )
     ukb.add_argument(
         "--when",
@@ -467,16 +540,52 @@ def _show(options: argparse.Namespace) -> int:
 
 def _boards(options: argparse.Namespace) -> int:
     from benchmark.registry import registry
-    from benchmark.runner import board_folder, prepare_folder, render_board
+    from benchmark.runner import board_folder, prepare_folder, render_boards
 
     request = _request(options)
     rows = options.leaderboards / "rows" / board_folder(request) / request.track
-    recorded = [task for name, task in registry().tasks.items() if (rows / name).exists()]
+    recorded = [name for name in registry().tasks if (rows / name).exists()]
     if not recorded:
         raise UserError(f"there are no rows to render under {rows}; ecgcmr run writes them")
     prepare_folder(request, options.leaderboards)
-    for task in recorded:
-        print(_relative(render_board(request, task, options.leaderboards)))
+    for board in render_boards(request, recorded, options.leaderboards):
+        print(_relative(board))
+    return 0
+
+
+def _gate_options(options: argparse.Namespace, **more: Any) -> Any:
+    from benchmark.check import Options
+    from benchmark.runner import expand
+
+    return Options(
+        layers=tuple(letter.strip() for letter in options.layer.upper().split(",")),
+        methods=expand(options.method, "method", options.track) if options.method else (),
+        track=options.track,
+        folder=options.golden,
+        **more,
+    )
+
+
+def _check(options: argparse.Namespace) -> int:
+    from benchmark.check import check, passes
+    from benchmark.reports.gate import EXIT_CODES, overall, summary
+
+    place = {"against": options.against, "leaderboards": options.leaderboards}
+    asked = _gate_options(options, **place)
+    verdicts = check(asked) if options.passes is None else passes(asked, options.passes)
+    text = summary(verdicts)
+    print(text, end="")
+    if options.summary is not None:
+        with options.summary.open("a", encoding="utf-8") as file:
+            file.write(text)
+    return EXIT_CODES[overall(verdicts)]
+
+
+def _golden(options: argparse.Namespace) -> int:
+    from benchmark.check import rewrite_golden
+
+    for path in rewrite_golden(_gate_options(options)):
+        print(_relative(path))
     return 0
 
 
@@ -564,7 +673,6 @@ def _prepare_ukb(options: argparse.Namespace) -> int:
         tables=tuple(options.table),
         withdrawn=tuple(options.withdrawn),
         images=images,
-        endpoints=options.endpoints,
         when=options.when,
     )
     store = Store()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import UserError
-from benchmark.registry import MethodEntry, registry, suggestion, track_module
+from benchmark.registry import TRACKS, MethodEntry, registry, suggestion, track_module
 from benchmark.stage import UNSET, bind
 
 if TYPE_CHECKING:
@@ -21,10 +22,10 @@ POSITION_TABLES = ("positions", "pos_embed")
 def listing(
     kind: str | None, parameters: bool = False, track: str | None = None, scale: str | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables asked for; a ``track`` leaves out the methods it does not have.
+    """Return the tables asked for; ``track`` and ``scale`` leave out methods that have no such.
 
     ``parameters`` builds every network at a scale to count it, by default at the harmonised
-    track's ``tiny`` or the paper track's ``full``.
+    track's ``tiny``, or at the paper track's ``full`` where it is not in the other.
     """
     makers = {
         "methods": lambda: _methods(parameters, track, scale),
@@ -88,10 +89,13 @@ def _parameter_table(rows: list[dict[str, Any]]) -> str:
 
 def _methods(parameters: bool, track: str | None, scale: str | None) -> list[dict[str, Any]]:
     rows = []
-    if track is not None:
-        track_module(track)  # says which tracks there are
+    sizes = {name: track_module(name).SCALES for name in ([track] if track else TRACKS)}
+    every = list(dict.fromkeys(name for scales in sizes.values() for name in scales))
+    if scale is not None and scale not in every:
+        raise UserError(f"no scale is called {scale!r}; {suggestion(scale, every)}")
     for entry in sorted(registry().methods.values(), key=lambda e: e.name):
-        if track and track not in entry.variant.tracks:
+        tracks = [t for t in entry.variant.tracks if t in sizes and scale in (None, *sizes[t])]
+        if not tracks:
             continue
         method = entry.cls().replace(**entry.variant.fields)
         row = {
@@ -105,10 +109,9 @@ def _methods(parameters: bool, track: str | None, scale: str | None) -> list[dic
             "origin": entry.origin,
         }
         if parameters:
-            counted = track or entry.variant.tracks[0]
-            size = scale or track_module(counted).DEFAULT_SCALE
-            row["counted"] = f"{counted} {size}"
-            row["parameters"] = count_parameters(entry, size, counted)
+            size = scale or track_module(tracks[0]).DEFAULT_SCALE
+            row["counted"] = f"{tracks[0]} {size}"
+            row["parameters"] = count_parameters(entry, size, tracks[0])
         rows.append(row)
     broken = registry().broken
     return rows + [{"name": n, "summary": "broken plugin", "modality": "", "role": "broken",
@@ -175,13 +178,21 @@ def _cohorts() -> list[dict[str, Any]]:
 
 
 def _scales() -> list[dict[str, Any]]:
+    sizes: dict[str, dict[str, str]] = {}
+    for track in TRACKS:
+        scales = track_module(track).SCALES
+        for name in scales:
+            shared = scales[name].ecg_encoder if isinstance(scales, Mapping) else None
+            each = (
+                f" (ECG transformer {shared.width}/{shared.depth}/{shared.heads})" if shared else ""
+            )
+            sizes.setdefault(name, {})[track] = each
     rows = []
-    for name, scale in track_module("harmonised").SCALES.items():
+    for name, own in sizes.items():
         people = registry().cohort("simulated").at(name, "default").people
-        ecg = scale.ecg_encoder
-        size = f"{ecg.width}/{ecg.depth}/{ecg.heads}"
-        summary = f"{people:,} simulated people; ECG transformer {size} (width/depth/heads)"
-        rows.append({"name": name, "summary": summary, "people": people})
+        tracks = " and ".join(f"{track}{each}" for track, each in own.items())
+        summary = f"{people:,} simulated people; {tracks} track"
+        rows.append({"name": name, "summary": summary, "people": people, "tracks": list(own)})
     return rows
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.api import Cohort, Context, Task, Trainable, UserError
+from benchmark.api import Cohort, Context, Method, Task, Trainable, UserError
 from benchmark.engine.progress import Report, Reporter, print_plan
 from benchmark.engine.store import Store
 from benchmark.registry import MethodEntry, registry, suggestion, track_module
@@ -152,14 +152,24 @@ def why_not(entry: MethodEntry, task: Task, cohort: Cohort, request: Request) ->
         return f"its {MODALITIES[modality]} hold what is to be predicted"
     if reason := task.lacks(method):
         return reason
-    if task.predict is not None:
-        return "it exists fine-tuned only, without features of its own"
     heads = track_module(request.track).heads(entry, request.scale)
+    if task.predict is not None:
+        if _has_features(task, method, heads):
+            return f"the task does not ask about its {MODALITIES[modality]} encoder"
+        return "it exists fine-tuned only, without features of its own"
     if not heads:
         return "no protocol says how its paper predicts from it"
     if "joint" in heads:
         return f"its own output reads the {MODALITIES[method.modalities[0]]} alone"
     return f"at {request.scale} it is fine-tuned on all labels only"
+
+
+def _has_features(task: Task, method: Method, heads: Mapping[str, Stage]) -> bool:
+    """Whether a method has a representation for a task that predicts from it as it is.
+
+    An encoder that only exists fine-tuned has none to rank people by.
+    """
+    return task.kind == "diagnostic" or method.two_tower or list(heads) != ["finetune"]
 
 
 def jobs_of(
@@ -187,9 +197,7 @@ def jobs_of(
         return
     heads = track.heads(entry, request.scale)
     if task.predict is not None:
-        # An encoder that only exists fine-tuned has no representation to rank people by.
-        ranks = method.two_tower or list(heads) != ["finetune"]
-        if ranks or task.kind == "diagnostic":
+        if _has_features(task, method, heads):
             for part in (modality, "ecg-cmr") if method.two_tower else (modality,):
                 if stage := task.predict(Embed(method=method), part):
                     yield job(stage, "none", part, 1.0)

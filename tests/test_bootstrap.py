@@ -38,6 +38,13 @@ def test_draws_are_fixed_by_their_key_however_many_are_made_at_a_time(monkeypatc
     assert (whole[strata].sum(axis=0) == strata.sum()).all()
 
 
+def test_people_of_unknown_class_are_a_class():
+    strata = np.repeat([0.0, 1.0, np.nan], (20, 10, 5))
+    drawn = np.concatenate(list(bootstrap.weights(35, 300, "a", strata)), axis=1)
+    for members in (slice(20), slice(20, 30), slice(30, 35)):
+        assert (drawn[members].sum(axis=0) == len(strata[members])).all()
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(

@@ -191,6 +191,27 @@ def test_a_mean_meets_the_ceiling_of_the_targets_it_averages(population, ceiling
         assert cell.theta.mean() - ceiling["difference"] == pytest.approx(np.mean(single))
 
 
+def test_so_does_the_mean_of_a_group(population, ceilings):
+    labels, _, methods = population
+    *_, oracle = [cell for key, cell in ceilings.cells.items() if key[0] == "ecg"]
+    group = {"target": "mean of LV", "targets": TARGETS[:2]}
+    *_, whole = cells("oracle", [population[1]["ecg"]], labels, targets=TARGETS[:2])
+    whole = dataclasses.replace(whole, score_digests=oracle.score_digests, **group)
+    found = Ceilings({**ceilings.cells, ("ecg", "mean of LV", "R2"): whole}, 1)
+    *_, part = cells("mae", methods["mae"], labels, targets=TARGETS[:1])
+    part = dataclasses.replace(part, target="mean of LV")
+    versus = found.versus(part)
+    single = ceilings.cells["ecg", TARGETS[0], "R2"].theta[0]
+    assert part.theta.mean() - versus["difference"] == pytest.approx(single)
+    # A ceiling of the whole group is none of a mean over one of it.
+    *_, full = cells("mae", methods["mae"], labels, targets=TARGETS[:2])
+    full = dataclasses.replace(full, **group)
+    file = {**HEADER, "tasks": {"phenotype": found.section(1, [])}}
+    for cell, there in ((full, True), (part, False)):
+        board = document([file_of("mae", [cell], found)], INFO, file)
+        assert board["leak_cells"] == there
+
+
 def test_what_has_no_ceiling_is_not_compared(population, ceilings):
     labels, _, methods = population
     single, *_, mean = cells("mae", methods["mae"], labels)

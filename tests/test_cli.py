@@ -304,3 +304,11 @@ def test_neighbours_of_a_real_recording(ecgcmr, shared_store, tmp_path):
     tabular = neighbours(record, "--method", "tabular", check=False)
     assert tabular.returncode == 2
     assert "no frozen ECG encoder" in tabular.stderr
+
+
+def test_bench_is_another_word_for_run():
+    from benchmark.cli import _parser
+
+    options = ("--method", "mae", "--task", "cvd")
+    asked = [_parser().parse_args([word, *options]) for word in ("run", "bench")]
+    assert asked[0] == asked[1]

@@ -228,6 +228,8 @@ def test_share_inside_of_oracle_opposite_and_chance():
     assert share_inside(torch.full((1, 9), 0.7), truth).item() == pytest.approx(area)
     anywhere = share_inside(torch.randn(20_000, 9), truth.expand(20_000, 9))
     assert anywhere.mean().item() == pytest.approx(area, abs=0.01)
+    broken = torch.tensor([[0.2, torch.nan, 0.1, *[0.0] * 6]])
+    assert share_inside(torch.cat([broken, truth]), truth.expand(2, 9)).isnan().tolist() == [1, 0]
     # An offset that all places share says nothing.
     torch.testing.assert_close(share_inside(pointing + 5, truth), share_inside(pointing, truth))
 
@@ -378,3 +380,21 @@ def test_nobody_knows_where_the_ventricle_of_real_people_is():
     ukb = UKB(fingerprint="a", people=5, holds=("ecg", "cmr", "covariates"))
     reason = registry().task("localisation").lacks(method("ptacl").replace(cohort=ukb))
     assert reason == "where the left ventricle truly is, is known of simulated people alone"
+
+
+def test_filling_in_takes_patches_of_a_recording(monkeypatch):
+    cmae = method("cmae-vit").replace(cohort=COHORT)
+    task = registry().task("reconstruction")
+    monkeypatch.setattr(type(cmae), "reconstruct", lambda *args: args)
+    assert not task.lacks(cmae)
+    monkeypatch.setattr(type(cmae), "grid", lambda self, modality: None)
+    assert task.lacks(cmae) == "its ECGs are not cut into patches that could be hidden"
+
+
+def test_an_encoder_that_is_not_asked_about_says_so(monkeypatch):
+    ptacl = registry().method("ptacl").cls
+    monkeypatch.setattr(ptacl, "reconstruct", lambda *args: args)
+    asked = {"methods": ("ptacl",), "tasks": ("reconstruction",), "scale": "smoke"}
+    assert plan(Request(**asked)).jobs
+    found = plan(Request(**asked, modality="cmr")).not_applicable
+    assert found == ["ptacl on reconstruction: the task does not ask about its CMR encoder"]

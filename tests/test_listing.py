@@ -9,7 +9,7 @@ from benchmark.api import UserError
 from benchmark.engine.training import build
 from benchmark.evaluation.finetune import FineTune
 from benchmark.listing import count_parameters, listing, text
-from benchmark.registry import registry
+from benchmark.registry import registry, track_module
 from benchmark.stage import bind
 
 DEFAULT_SCALES = {"harmonised": "tiny", "paper": "full"}
@@ -139,6 +139,23 @@ def test_a_track_lists_its_own_methods():
         listing("methods", track="papers")
     with pytest.raises(UserError, match="no scale is called 'tiny'"):
         listing("methods", parameters=True, track="paper", scale="tiny")
+
+
+def test_a_scale_lists_the_methods_that_have_it():
+    small = listing("methods", scale="tiny")["methods"]
+    assert {row["name"] for row in small} == {
+        name for name, entry in registry().methods.items() if "harmonised" in entry.variant.tracks
+    }
+    with pytest.raises(UserError, match="did you mean full"):
+        listing("methods", scale="ful")
+
+
+def test_scales_of_every_track_are_listed():
+    tracks = {row["name"]: row["tracks"] for row in listing("scales")["scales"]}
+    assert tracks["smoke"] == ["harmonised", "paper"]
+    assert tracks["tiny"] == ["harmonised"]
+    assert tracks["full"] == ["paper"]
+    assert set(tracks) == {scale for track in TRACKS for scale in track_module(track).SCALES}
 
 
 def test_rows_name_the_paper_that_has_them():

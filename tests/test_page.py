@@ -10,7 +10,7 @@ import numpy as np
 import pages
 import pytest
 
-from benchmark.reports.boards import document
+from benchmark.reports.boards import document, short
 from benchmark.reports.boards.cost import costs
 from benchmark.reports.page import cost_page, page
 from benchmark.reports.page.beside import beside
@@ -262,6 +262,15 @@ def test_diagnostics_are_shown_without_ranks():
     assert "Ranked" not in page([board], {}).split("<main")[1]
 
 
+def test_boards_of_other_people_are_told_apart(board):
+    old = board | {"task": "old", "fingerprint": "f" * 64}
+    assert "Not the same people" not in page([board, board | {"task": "also"}], {})
+    text = page([board, old], {})
+    assert "Not the same people: fingerprints" in text
+    for of in (board, old):
+        assert f"{short(of['fingerprint'])} ({of['task']})" in text
+
+
 def test_tasks_with_nothing_run_are_left_out(files):
     nothing = document([], pages.info_of(files), None)
     assert "nothing run yet" in page([nothing], {})
@@ -411,6 +420,12 @@ def test_low_data_curves_join_the_fractions_of_a_method(board):
     assert len(xs(roots["better"], "value")) == 3
     assert len(xs(roots["better"], "thin")) == 3  # one line per replicate
     assert list(low_data_curves(pages.board(fractions=(1.0,)))) == []
+    # Nobody run at all labels.
+    few = pages.board(fractions=(0.1, 0.01), changes={"fractions": (1.0, 0.1, 0.01)})
+    assert few["sections"][0]["fraction"] == 1.0
+    (panels,) = low_data_curves(few)
+    assert {len(xs(svg(markup), "value")) for _, markup in panels.panels} == {2}
+    assert "Left out" not in panels.text
 
 
 def test_a_mean_over_fewer_targets_is_no_point_of_a_curve(board):
@@ -520,6 +535,13 @@ def test_a_published_number_without_ours_says_why(board, change, ours, note):
         assert pair.ours == ours
         assert (pair.difference == "-") == (ours == "not run")
     assert [table.notes[i - 1] for i in pair.notes] == ([note] if note else [])
+
+
+def test_ours_under_another_head_says_so():
+    (table,) = beside([pages.board(head="mlp", changes={"heads": ("linear",)})], published())
+    (pair,) = table.pairs
+    assert pair.ours != "not run"
+    assert [table.notes[i - 1] for i in pair.notes] == ["ours: mlp head"]
 
 
 def test_facts_about_networks_are_in_no_board_and_left_out(board):

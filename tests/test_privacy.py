@@ -2,6 +2,7 @@
 
 import base64
 import bz2
+import dataclasses
 import fcntl
 import gzip
 import io
@@ -561,6 +562,20 @@ def test_counts_below_five_are_not_published(exact, shown):
     assert {name: result.get(name) for name in shown} == shown
     assert result["status"] == "ok"
     assert result["value"] == pytest.approx(0.72)
+
+
+@pytest.mark.parametrize("replicates", [1, 2])
+@pytest.mark.parametrize("n", [496, 498, 499])
+def test_degrees_of_freedom_do_not_tell_a_count_that_is_withheld(n, replicates):
+    def published(n):
+        whole = cell(n=n, n_min=n)
+        part = {name: getattr(whole, name)[:replicates] for name in ("replicates", "score_digests")}
+        part |= {"theta": whole.theta[:replicates], "psi": whole.psi[:, :replicates]}
+        few = without_small_counts(dataclasses.replace(whole, **part), 500)
+        return row_of(few), versus_of(few, dataclasses.replace(few, method="mmcl"))
+
+    assert published(n) == published(497)
+    assert published(n) != published(500)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def weights(
         Fixes the draws: one per test set, shared by all methods.
     strata
         (N,) class of each person, whose number every draw keeps, as DeLong's variance does;
-        None draws from everybody.
+        NaN is a class of its own. None draws from everybody.
 
     Yields
     ------
@@ -40,7 +40,9 @@ def weights(
         (N, some) float32 counts: whole numbers, of which float32 sums up to 2**24 are exact.
     """
     strata = np.zeros(people, int) if strata is None else np.asarray(strata)
-    classes = [np.flatnonzero(strata == value) for value in np.unique(strata)]
+    # By number: NaN equals nothing, and its people would be in no class.
+    values, number = np.unique(strata, return_inverse=True)
+    classes = [np.flatnonzero(number == i) for i in range(values.size)]
     # A generator per class, or the draws would depend on how many are made at a time.
     seed = np.random.SeedSequence(int(hashlib.sha256(key.encode()).hexdigest(), 16))
     generators = [np.random.default_rng(child) for child in seed.spawn(len(classes))]

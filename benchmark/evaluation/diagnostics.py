@@ -367,12 +367,14 @@ class Localise(Inspect):
 def share_inside(similarity: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return how much of what exceeds a map's mean lies inside, (people,).
 
-    ``similarity`` and ``truth``, the part of each patch that is inside, are (people, patches).
+    ``similarity`` and ``truth``, the part of each patch that is inside, are (people, patches). NaN
+    where a similarity is no number.
     """
     import torch
 
     above = similarity - similarity.mean(1, keepdim=True)
-    above = torch.where(above > _TIED, above, 0.0)
+    # Nothing is above what is not a number, which must not become a map without contrast.
+    above = torch.where((above > _TIED) | above.isnan(), above, 0.0)
     # No contrast: the map is the same everywhere.
-    above = torch.where(above.sum(1, keepdim=True) > 0, above, 1.0)
+    above = torch.where(above.sum(1, keepdim=True) == 0, 1.0, above)
     return (above * truth).sum(1) / above.sum(1)

@@ -59,14 +59,14 @@ class Ceilings:
         self, modality: str, target: str, metric: str, targets: tuple[str, ...] | None
     ) -> Cell | None:
         """Return the ceiling of a target, or of the mean over ``targets``; None without one."""
-        if target != MEAN:
+        if target != MEAN and targets is None:
             return self.cells.get((modality, target, metric))
         parts = [self.cells.get((modality, name, metric)) for name in targets or ()]
         if not parts or not all(part and part.usable for part in parts):
             return None
         return replace(
             parts[0],
-            target=MEAN,
+            target=target,
             theta=np.mean([part.theta for part in parts], axis=0),
             psi=np.mean([part.psi for part in parts], axis=0),
             n=max(part.n for part in parts),
@@ -100,7 +100,10 @@ class Ceilings:
         """Return the publishable part of a task; ``averaged`` are lists of targets of means."""
         singles = {key: cell for key, cell in self.cells.items() if key[1] != MEAN}
         endpoint = next((c.targets for k, c in self.cells.items() if k[1] == MEAN), None) or ()
-        entries = [_entry(cell) for _, cell in sorted(singles.items())]
+        entries = [
+            _entry(cell) | ({"targets": list(cell.targets)} if cell.targets else {})
+            for _, cell in sorted(singles.items())
+        ]
         for targets in sorted({tuple(endpoint), *map(tuple, averaged)}):
             for modality, metric in sorted({(key[0], key[2]) for key in singles}):
                 cell = self.at(modality, MEAN, metric, targets)

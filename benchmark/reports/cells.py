@@ -75,7 +75,8 @@ def cells_of(scored: Scored, store: Store) -> list[Cell]:
                 higher_is_better=metric.higher_is_better,
                 n=cell["n"],
                 positives=cell.get("positives"),
-                n_min=cell["n_min"],
+                # Of a share of people it differs between replicates, each of which is shown.
+                n_min=min(part["n_min"] for part in parts),
                 chance=cell["chance"],
                 targets=tuple(cell["members"]) if "members" in cell else None,
                 unmatched=cell.get("without_match"),

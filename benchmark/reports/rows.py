@@ -160,7 +160,7 @@ def without_small_counts(cell: Cell, people: int) -> Cell:
     A number that rests on fewer than five people, or five of either class, is withheld with all
     that was derived from it, comparisons included. A count of 1 to 4 reads ``<5``. Where the rest
     of a total would be such a count, the count itself is withheld; of ``n``, whose rest are the
-    test people without a value, ``>`` and a limit remain.
+    test people without a value, ``>`` and a limit remain, which then is what intervals count on.
 
     Parameters
     ----------
@@ -172,6 +172,9 @@ def without_small_counts(cell: Cell, people: int) -> Cell:
     n = cell.n or 0
     parts = {name: getattr(cell, name) for name in ("positives", "unmatched", "ties")}
     matched = n - (cell.unmatched or 0)
+    if 0 < people - (cell.smallest or 0) < SMALLEST_COUNT:
+        # The degrees of freedom would tell what is withheld.
+        cell = replace(cell, n_min=people - SMALLEST_COUNT)
     if min(cell.smallest or 0, matched) < SMALLEST_COUNT:
         status = FEW_PEOPLE if cell.status == OK else cell.status
         cell = replace(cell, status=status, theta=None, psi=None, interval=None, chance=None)

@@ -106,7 +106,8 @@ DEFINITIONS: Mapping[str, Definition] = MappingProxyType(
             first_occurrence=True,
         ),
         # The published code of the dual-phase paper, as it runs: four-character codes alone, so
-        # that a bare I48 is missed, and I25 (chronic ischaemic disease) called infarction.
+        # that a bare I48 is missed, and I25 (chronic ischaemic disease) called infarction. DM,
+        # which it does not look for, is read in the same way.
         "as-coded": Definition(
             {
                 "CAD": _span("I", 200, 259),

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmark.evaluation.multiplicity import holm
 from benchmark.reports.boards.info import LEVEL, TaskInfo
-from benchmark.reports.boards.recorded import MEAN, Recorded
+from benchmark.reports.boards.recorded import Recorded
 from benchmark.reports.boards.text import labels, modality_name, p_value, short, signed
 from benchmark.reports.ceilings import ORACLE
 
@@ -138,5 +138,5 @@ def _sign(result: Mapping[str, Any]) -> int:
 
 
 def _key(row: Mapping[str, Any], modality: str) -> tuple[str, str, str, tuple[str, ...]]:
-    over = row.get("targets") if row["target"] == MEAN else None
-    return modality, row["target"], row["metric"], tuple(over or ())
+    # At few labels the mean of a group, too, may be over fewer targets.
+    return modality, row["target"], row["metric"], tuple(row.get("targets") or ())

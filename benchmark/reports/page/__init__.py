@@ -89,7 +89,7 @@ def _render(kind: str, documents: Sequence[Mapping[str, Any]], footer: str, **bl
     text = _template().render(
         title=f"{kind}: {name}",
         heading=f"{kind}: {name}",
-        facts=f"Fingerprint {short(first['fingerprint'])}, {first['track']} track" if first else "",
+        facts=_facts(documents),
         simulated=bool(first and first["simulated"]),
         footer=footer,
         script=Markup(script),
@@ -99,6 +99,19 @@ def _render(kind: str, documents: Sequence[Mapping[str, Any]], footer: str, **bl
         **{"views": (), "panels": (), "tables": (), "costs": ()} | blocks,
     )
     return text.lstrip() + "\n"
+
+
+def _facts(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Say whose boards these are: one may be older than a change of the people."""
+    tasks: dict[str, list[str]] = {}
+    for document in documents:
+        tasks.setdefault(short(document["fingerprint"]), []).append(document["task"])
+    if not tasks:
+        return ""
+    one = len(tasks) == 1
+    found = [digest if one else f"{digest} ({', '.join(of)})" for digest, of in tasks.items()]
+    who = "Fingerprint" if one else "Not the same people: fingerprints"
+    return f"{who} {', '.join(found)}, {documents[0]['track']} track"
 
 
 def _values(key: str, blocks: Sequence[Any]) -> dict[str, str]:

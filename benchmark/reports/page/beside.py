@@ -143,7 +143,10 @@ def _ours(
     # The board's own mean brings an interval along, where it is over the same targets.
     whole = cells.get((method, line.modality, _together(line, names, document), line.metric))
     interval = whole is not None and name == "value"
-    return {"value": mean} | {end: whole[end] if interval else None for end in ("lo", "hi")}, ""
+    heads = dict.fromkeys(cell["head"] for cell in own)
+    first = document["sections"][0]["head"]
+    why = "" if name == "chance" or [*heads] == [first] else f"ours: {', '.join(heads)} head"
+    return {"value": mean} | {end: whole[end] if interval else None for end in ("lo", "hi")}, why
 
 
 def _members(line: Line, document: Mapping[str, Any]) -> Sequence[str]:

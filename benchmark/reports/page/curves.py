@@ -32,9 +32,11 @@ def low_data_curves(document: Document) -> Iterable[Panels]:
     for section in document["sections"]:
         groups[section["modality"], section["head"]].append(section)
     for (modality, head), sections in groups.items():
-        sections = sorted(sections, key=lambda s: s["fraction"])
+        found = [s for s in sections if any(x["digest"] for x in s["lines"])]
+        sections = sorted(found, key=lambda s: s["fraction"])
         # At few labels a mean may be over fewer targets: another quantity, not a point of a curve.
-        endpoint = sections[-1]["endpoint"]
+        scored = [s for s in sections if any(x["value"] is not None for x in s["lines"])]
+        endpoint = scored[-1]["endpoint"] if scored else []
         others = [s for s in sections if s["endpoint"] != endpoint]
         sections = [s for s in sections if s["endpoint"] == endpoint]
         points: dict[str, list[tuple[float, Mapping[str, Any]]]] = defaultdict(list)
