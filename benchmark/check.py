@@ -172,6 +172,9 @@ def learning(options: Options, reporter: Reporter | None = None) -> Verdict:
     stored = golden.read(options.folder, "learning.json")
     settings = stored["settings"]
     methods = [m for m in settings["methods"] if not options.methods or m in options.methods]
+    unknown = [m for m in methods if not _endpoints([m], stored)]
+    verdict.wrong += [f"{m}: has no reference; ecgcmr golden writes it" for m in unknown]
+    methods = [m for m in methods if m not in unknown]
     count = settings["fresh seeds"]
     first = settings["reference seeds"] + 3 * count * options.fresh
     with golden.own_store() as store:
@@ -213,12 +216,14 @@ def _endpoints(methods: Iterable[str], stored: Mapping[str, Any]) -> list[str]:
 
 
 def _as_before(method: str, again: golden.Learned, stored: Mapping[str, Any], seed: int) -> bool:
-    """Whether a method predicts with a stored seed what it predicted then."""
+    """Whether a method predicts with a stored seed what it predicted then, and scores the same."""
     own = _endpoints([method], stored)
     held = Verdict("")
     for endpoint in own:
         new = again.outputs.get(endpoint, {}).get(seed, {})
         gate.frozen(stored["outputs"][endpoint], new, gate.relative(gate.EQUAL), held)
+        score = again.values.get(endpoint, {}).get(seed)
+        gate.frozen(stored["values"][endpoint][seed], score, gate.within(gate.EQUAL), held)
     return bool(own) and not held.wrong
 
 

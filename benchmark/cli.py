@@ -539,16 +539,14 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _boards(options: argparse.Namespace) -> int:
-    from benchmark.registry import registry
     from benchmark.runner import board_folder, prepare_folder, render_boards
 
     request = _request(options)
     rows = options.leaderboards / "rows" / board_folder(request) / request.track
-    recorded = [name for name in registry().tasks if (rows / name).exists()]
-    if not recorded:
+    if not rows.exists():
         raise UserError(f"there are no rows to render under {rows}; ecgcmr run writes them")
     prepare_folder(request, options.leaderboards)
-    for board in render_boards(request, recorded, options.leaderboards):
+    for board in render_boards(request, options.leaderboards).values():
         print(_relative(board))
     return 0
 

@@ -249,8 +249,8 @@ def execute(scores: Sequence[Stage], store: Store, reporter: Reporter | None) ->
     return {outcome.label: outcome.message for outcome in report.failed}
 
 
-def projected(array: np.ndarray) -> list[float]:
-    """Return the mean of an array, then random projections of what is left, of its entries' size.
+def projected(array: np.ndarray) -> dict[str, list[float]]:
+    """Return mean and root mean square of an array, and random projections of what is left.
 
     The entries are compressed first, or a target in millilitres would drown one in per cent, and
     each column is centred, or its mean would drown what differs between people. What is missing
@@ -261,7 +261,8 @@ def projected(array: np.ndarray) -> list[float]:
     spread = (values - values.mean(0)).ravel()
     directions = np.random.default_rng(0).standard_normal((PROJECTIONS, spread.size))
     found = (directions @ spread / math.sqrt(max(spread.size, 1))).tolist()
-    return [rounded(value) for value in (values.mean().item(), *found)]
+    level = (values.mean().item(), math.sqrt((values**2).mean().item()))
+    return {"level": [*map(rounded, level)], "projections": [*map(rounded, found)]}
 
 
 def outputs(job: Job, store: Store) -> dict[str, np.ndarray]:
@@ -285,8 +286,9 @@ def platform_name() -> str:
 
 
 def track_methods(track: str) -> list[str]:
-    """Return the names of the methods of a track."""
-    return [n for n, entry in registry().methods.items() if track in entry.variant.tracks]
+    """Return the names of a track's methods, those of installed packages left out."""
+    own = {n: e for n, e in registry().methods.items() if e.origin.startswith("methods.")}
+    return [n for n, entry in own.items() if track in entry.variant.tracks]
 
 
 def fingerprints(
@@ -333,7 +335,14 @@ def _fingerprint(jobs: Sequence[Job], store: Store) -> dict[str, Any]:
     for job in jobs:
         for name, array in outputs(job, store).items():
             add(f"{job.score.head.label}, {name}", _array(array))
+        add(job.score.label, {"scores": _scores(job.score, store)})
     return result
+
+
+def _scores(score: Stage, store: Store) -> list[float | None]:
+    """Return the value of every cell, of all targets and metrics."""
+    cells = json.loads((store.path(score.digest) / "score.json").read_text())["cells"]
+    return [None if cell["theta"] is None else rounded(cell["theta"]) for cell in cells]
 
 
 def _training(folder: Path) -> dict[str, Any]:
@@ -351,7 +360,7 @@ def _training(folder: Path) -> dict[str, Any]:
 
 def _array(array: np.ndarray) -> dict[str, Any]:
     shape = [int(n) for n in array.shape]
-    return {"shape": shape, "type": str(array.dtype), "projections": projected(array)}
+    return {"shape": shape, "type": str(array.dtype), **projected(array)}
 
 
 # ------------------------------------------------------------------------------ C: learning smoke
@@ -366,7 +375,7 @@ class Learned:
     """
 
     values: dict[str, dict[int, float]] = field(default_factory=dict)
-    outputs: dict[str, dict[int, dict[str, list[float]]]] = field(default_factory=dict)
+    outputs: dict[str, dict[int, dict[str, dict[str, list[float]]]]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 

@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import inspect
 import pkgutil
+import re
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -141,6 +142,12 @@ def _modules(found: Registry) -> Iterator[ModuleType]:
             found.broken[name] = traceback.format_exc()
 
 
+def _check_name(name: str) -> None:
+    """Refuse what could not be a file's name, a table's cell and a word of the command line."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.@-]*", name):
+        raise ValueError(f"a name holds small letters, digits, '-', '.' and '@', not {name!r}")
+
+
 def _add(found: Registry, cls: type, origin: str) -> None:
     if issubclass(cls, Spec):
         other = found.classes.setdefault(cls.__name__, cls)
@@ -149,12 +156,15 @@ def _add(found: Registry, cls: type, origin: str) -> None:
             raise ValueError(f"two specs are called {cls.__name__}: {other.__module__}, {origin}")
     if issubclass(cls, Method):
         for name, variant in cls.__dict__.get("variants", {}).items():
+            _check_name(name)
             if name in found.methods:
                 raise ValueError(f"two methods are called {name}")
             found.methods[name] = MethodEntry(name, cls, variant, origin)
     elif issubclass(cls, Task) and "name" in cls.__dict__:
+        _check_name(cls.name)
         if cls.name in found.tasks:
             raise ValueError(f"two tasks are called {cls.name}")
         found.tasks[cls.name] = cls()
     elif issubclass(cls, Cohort) and getattr(cls, "name", ""):
+        _check_name(cls.name)
         found.cohorts[cls.name] = cls

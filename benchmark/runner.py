@@ -368,7 +368,8 @@ def run(
             record_ceilings(request, task, ceilings, leaderboards)
     if request.track == RANKED_TRACK:
         # Each paper's own recipe stands beside that paper's numbers alone.
-        outcome.boards = render_boards(request, tuple(tasks), leaderboards)
+        boards = render_boards(request, leaderboards)
+        outcome.boards = [boards[name] for name in tasks if name in boards]
         for board in outcome.boards:
             for text in json.loads(board.with_suffix(".json").read_text())["leaks"]:
                 reporter.line(f"LEAK ALARM on {board.stem}: {text}")
@@ -470,19 +471,20 @@ def prepare_folder(request: Request, leaderboards: Path) -> None:
     read_ceilings(leaderboards / board_folder(request))
 
 
-def render_boards(request: Request, names: Sequence[str], leaderboards: Path) -> list[Path]:
-    """Render tasks' boards from rows and ceilings alone, then the pages of all boards there are.
+def render_boards(request: Request, leaderboards: Path) -> dict[str, Path]:
+    """Render from rows and ceilings alone: the boards of all tasks that have rows, and the pages.
 
-    Returns the Markdown files.
+    All of them, since a page of old and new boards would mix what was computed by other code.
+    Returns the Markdown files by task.
     """
     from benchmark.reports.boards import render, render_index
 
     rows = leaderboards / "rows" / board_folder(request)
     out = leaderboards / board_folder(request)
-    tasks = registry().tasks
-    render(rows, out, *(board_of(request, tasks[name]) for name in names))
+    tasks = {n: task for n, task in registry().tasks.items() if (rows / RANKED_TRACK / n).exists()}
+    render(rows, out, *(board_of(request, task) for task in tasks.values()))
     render_index(rows, out, tasks)
-    return [out / f"{name}.md" for name in names]
+    return {name: out / f"{name}.md" for name in tasks}
 
 
 def board_of(request: Request, task: Task) -> TaskInfo:
@@ -492,6 +494,8 @@ def board_of(request: Request, task: Task) -> TaskInfo:
     from benchmark.reports.rows import grouped
 
     cohort = request.make_cohort()
+    entries = {n: e for n, e in registry().methods.items() if request.track in e.variant.tracks}
+    jobs = {name: _jobs_on_board(entry, task, request) for name, entry in entries.items()}
     return TaskInfo(
         name=task.name,
         title=task.title,
@@ -514,10 +518,10 @@ def board_of(request: Request, task: Task) -> TaskInfo:
                 name=name,
                 role=entry.variant.role,
                 uses_labels=entry.uses_labels,
-                places=_places(entry, task, request),
+                places=frozenset((job.modality, job.fraction) for job in jobs[name]),
+                heads=frozenset(job.head for job in jobs[name]),
             )
-            for name, entry in registry().methods.items()
-            if request.track in entry.variant.tracks
+            for name, entry in entries.items()
         ),
         fractions=(1.0,) if task.predict is not None else FRACTIONS,
         heads=("none",) if task.predict is not None else ("linear",),
@@ -526,11 +530,10 @@ def board_of(request: Request, task: Task) -> TaskInfo:
     )
 
 
-def _places(entry: MethodEntry, task: Task, request: Request) -> frozenset[tuple[str, float]]:
-    """Modalities and fractions for which a board has a place, whatever this request asks for."""
+def _jobs_on_board(entry: MethodEntry, task: Task, request: Request) -> list[Job]:
+    """Return the jobs that a board has a place for, whatever this request asks for."""
     everything = replace(request, fractions=FRACTIONS, modality="")
-    jobs = jobs_of(entry, task, request.make_cohort(), 0, everything)
-    return frozenset((job.modality, job.fraction) for job in jobs)
+    return list(jobs_of(entry, task, request.make_cohort(), 0, everything))
 
 
 def board_folder(request: Request) -> str:

@@ -42,11 +42,12 @@ class CVD(Task):
 class CVDAsCoded(CVD):
     """The diseases as the papers' code defines them, for comparison with what they print.
 
-    The six as in the code of Alvarez-Florez et al. 2026: hospital codes of four characters as they
-    stand (I200-I259, I480-I489, E100-E149, I500-I509, I420-I429), which misses a bare I48, and MI
-    is I25, chronic ischaemic disease. I21 is the infarction of the code of Ding et al. 2024, a
-    first occurrence from any source; its AF, HF and CM are those of the clean definition. Both
-    need ICD-10 codes, which simulated people do not have.
+    CAD, AF, HF, CM and MI as in the code of Alvarez-Florez et al. 2026: hospital codes of four
+    characters as they stand (I200-I259, I480-I489, I500-I509, I420-I429), which misses a bare I48,
+    and MI is I25, chronic ischaemic disease. DM, which that code lacks, is read in its manner
+    (E100-E149); its sudden cardiac death (I46, and the tachycardia I47) is left out. I21 is the
+    infarction of the code of Ding et al. 2024, a first occurrence from any source; its AF, HF and
+    CM are those of the clean definition. All need ICD-10 codes, which simulated people do not have.
     """
 
     name: ClassVar[str] = "cvd-as-coded"

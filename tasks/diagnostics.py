@@ -49,8 +49,12 @@ class Reconstruction(Diagnostic):
     metrics: ClassVar[tuple[Metric, ...]] = (NormalisedError(),)
 
     def lacks(self, method: Method) -> str:
-        """Ask for `Method.reconstruct`."""
-        return "" if method.reconstruct else "it fills in no hidden parts of an ECG"
+        """Ask for `Method.reconstruct`, and for patches of a recording that can be hidden."""
+        if not method.reconstruct:
+            return "it fills in no hidden parts of an ECG"
+        if not isinstance(method.views().get("ecg"), CleanECG) or not method.grid("ecg"):
+            return "its ECGs are not cut into patches that could be hidden"
+        return ""
 
     def predict(self, embedding: Any, modality: str) -> Inspect | None:
         """Hide and fill in."""

@@ -38,6 +38,7 @@ class Retrieval(Phenotype):
     )
     primary: ClassVar[Mapping[str, str]] = {"ecg": "P@10", "ecg-cmr": "P@10"}
     reference: ClassVar[Mapping[str, str]] = {"ecg": "mae", "ecg-cmr": "ptacl-global"}
+    goal: ClassVar[Mapping[str, str]] = {}
     supervision: ClassVar[str] = "phenotype"
     minimum_training: ClassVar[int] = 0
 

@@ -266,6 +266,18 @@ def test_nothing_run_yet(tmp_path):
 # ----------------------------------------------------------------------------- what is missing
 
 
+def test_who_is_tied_to_another_head_is_not_missing_under_the_first():
+    tied = Expected(name="newcomer", heads=frozenset({"finetune"}))
+    free = Expected(name="eccl", heads=frozenset({"linear"}))
+    info = dataclasses.replace(INFO, methods=(INFO.methods[0], tied, free), fractions=(1.0,))
+    own = cells("newcomer", head="finetune")
+    files = [*files_of("mae"), file_of("newcomer", own)]
+    linear, finetune = document(files, info, None)["sections"]
+    assert linear["not_run"] == ["eccl"]
+    assert lines_of(linear)["newcomer"]["status"] == "not applicable"
+    assert lines_of(finetune)["newcomer"]["value"] is not None
+
+
 def test_what_is_missing_is_spelt_out(rows, tmp_path):
     path = next(rows.rglob("mmcl.json"))
     file = json.loads(path.read_text())

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -199,6 +200,13 @@ def test_unchanged_rows_pass():
     assert "2 of 2 cells are equal" in verdict.notes[0]
 
 
+def test_equal_rows_that_hold_no_number_do_not_pass():
+    empty = [rows_file(row(value=math.nan, values=(math.nan,) * 3))]
+    verdict = judge(empty, copy.deepcopy(empty))
+    assert verdict.outcome == REGRESSION
+    assert "no number to be held against" in verdict.wrong[0]
+
+
 def test_new_rows_and_more_replicates_are_welcome():
     more = rows_file(row(values=(0.5, 0.51, 0.52, 0.53)), row("LVEF"), row("LVM"))
     assert judge(BEFORE, [more, rows_file(row(), method="ptacl")]).outcome == PASS
@@ -215,6 +223,8 @@ def test_new_rows_and_more_replicates_are_welcome():
         ([rows_file(row(task_version=2), row("LVEF"))], "version of the task was 1, is 2"),
         ([rows_file(row(values=(0.5, 0.51)), row("LVEF"))], "replicates 2 are missing"),
         ([rows_file(row(value=None), row("LVEF"))], "no number any more"),
+        ([rows_file(row(value=math.nan), row("LVEF"))], "no number any more"),
+        ([rows_file(row(values=(0.5, math.nan, 0.52)), row("LVEF"))], "no number any more"),
         ([rows_file(row(status="not estimable"), row("LVEF"))], "(not estimable)"),
         ([rows_file(row(values=(0.4, 0.41, 0.42)), row("LVEF"))], "0.5100 became 0.4100"),
     ],

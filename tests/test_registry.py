@@ -73,6 +73,12 @@ def test_two_methods_of_one_name_are_refused(drop):
     assert "two methods are called mae" in found.broken["methods.again"]
 
 
+@pytest.mark.parametrize("name", ["a|b", "../up", "Two Words", ""])
+def test_names_that_no_file_or_table_could_hold_are_refused(drop, name):
+    found = drop("again", PLUGIN.replace('"twist"', repr(name)))
+    assert "a name holds small letters" in found.broken["methods.again"]
+
+
 def test_suggestions():
     assert suggestion("ptacll", ["ptacl", "mae"]) == "did you mean ptacl?"
     assert suggestion("x", ["ptacl", "mae"]) == "there is mae, ptacl"

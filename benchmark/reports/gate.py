@@ -306,8 +306,16 @@ def _broken(row: Mapping[str, Any], other: Mapping[str, Any] | None) -> Iterator
             yield f"{text} was {old[name]}, is {new[name]}"
     if lost := sorted({*old["seeds"]} - {*new["seeds"]}):
         yield f"replicates {', '.join(map(str, lost))} are missing"
-    if old["status"] == OK and (new["status"] != OK or new["value"] is None):
+    if old["status"] == OK and not _is_known(old):
+        yield "no number to be held against"
+    elif old["status"] == OK and not _is_known(new):
         yield f"no number any more ({new['status']})"
+
+
+def _is_known(result: Mapping[str, Any]) -> bool:
+    """Whether there is a number in every replicate; files of others may hold what is none."""
+    values = [result["value"], *result["values"]]
+    return result["status"] == OK and all(v is not None and math.isfinite(v) for v in values)
 
 
 _SAME_PEOPLE = {
@@ -324,7 +332,7 @@ def _comparable(row: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool
         return False
     old, new = row["result"], other["result"]
     same = all(old[name] == new[name] for name in _SAME_PEOPLE)
-    known = old["status"] != OK or (new["status"] == OK and new["value"] is not None)
+    known = old["status"] != OK or (_is_known(old) and _is_known(new))
     return same and known and (old["status"] != OK or bool({*old["seeds"]} & {*new["seeds"]}))
 
 

@@ -22,13 +22,15 @@ BLOCKS = (*RANKED_BLOCKS, UNRANKED)
 class Expected:
     """A method the board has a place for, run or not.
 
-    ``places`` are the modalities and label fractions it can be scored in, None for all.
+    ``places`` are the modalities and label fractions it can be scored in, ``heads`` the heads it
+    can be scored under; None for all.
     """
 
     name: str
     role: str = "ranked"
     uses_labels: bool = False
     places: frozenset[tuple[str, float]] | None = None
+    heads: frozenset[str] | None = None
 
     @property
     def block(self) -> str:

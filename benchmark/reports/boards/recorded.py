@@ -212,7 +212,9 @@ class Recorded:
             elsewhere = (head, modality) in self._elsewhere.get((method.name, *what), ())
         if elsewhere:
             return Line(method, head, modality, None, OTHER)
-        if method.places is None or any((m, fraction) in method.places for m in near):
+        # A ranked method that is tied to another head is not missing under this one.
+        fits = method.heads is None or head in method.heads or method.block == UNRANKED
+        if fits and (method.places is None or any((m, fraction) in method.places for m in near)):
             return Line(method, head, modality, None, NOT_RUN)
         if method.places and not any(m in near for m, _ in method.places):
             return None  # an ECG encoder has no place among those that search CMR

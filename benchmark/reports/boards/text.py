@@ -97,7 +97,8 @@ def percent(share: float | None) -> str:
 
 def rounded(x: float | None) -> float | None:
     """Return what a board keeps of a number: its significant digits; None when not finite."""
-    return None if x is None or not math.isfinite(x) else float(f"{x:.{DIGITS}g}")
+    # Turning a pair around makes -0 of a difference of 0.
+    return None if x is None or not math.isfinite(x) else float(f"{x:.{DIGITS}g}") + 0.0
 
 
 def natural(text: str) -> list:
