@@ -474,14 +474,16 @@ def prepare_folder(request: Request, leaderboards: Path) -> None:
 def render_boards(request: Request, leaderboards: Path) -> dict[str, Path]:
     """Render from rows and ceilings alone: the boards of all tasks that have rows, and the pages.
 
-    All of them, since a page of old and new boards would mix what was computed by other code.
-    Returns the Markdown files by task.
+    All of them, since a page of old and new boards would mix what was computed by other code. Tasks
+    that decide come first, diagnostics last. Returns the Markdown files by task.
     """
     from benchmark.reports.boards import render, render_index
 
     rows = leaderboards / "rows" / board_folder(request)
     out = leaderboards / board_folder(request)
     tasks = {n: task for n, task in registry().tasks.items() if (rows / RANKED_TRACK / n).exists()}
+    order = sorted(tasks, key=lambda n: (not tasks[n].confirmatory, tasks[n].kind == "diagnostic"))
+    tasks = {name: tasks[name] for name in order}
     render(rows, out, *(board_of(request, task) for task in tasks.values()))
     render_index(rows, out, tasks)
     return {name: out / f"{name}.md" for name in tasks}

@@ -78,8 +78,9 @@ def _compared(line: Record, reference: str) -> str:
 def _gap(gap: Record | None) -> str:
     if gap is None:
         return BLANK
-    ends = f" [{100 * gap['lo']:.0f}, {100 * gap['hi']:.0f}]" if gap["lo"] is not None else ""
-    return f"{100 * gap['value']:.0f}%{ends}"
+    known = gap["lo"] is not None
+    ends = f" [{round(100 * gap['lo'])}, {round(100 * gap['hi'])}]" if known else ""
+    return f"{percent(gap['value'])}{ends}"
 
 
 def _factor(factor: Record | None) -> str:

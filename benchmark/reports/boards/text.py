@@ -92,7 +92,7 @@ def two_digits(x: float) -> str:
 
 def percent(share: float | None) -> str:
     """Return a share in whole percent."""
-    return BLANK if share is None else f"{100 * share:.0f}%"
+    return BLANK if share is None else f"{round(100 * share)}%"
 
 
 def rounded(x: float | None) -> float | None:

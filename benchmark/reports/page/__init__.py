@@ -57,7 +57,7 @@ def page(documents: Sequence[Mapping[str, Any]], published: Mapping[str, Table])
     tables = beside(documents, published) if documents else []
     footer = (
         "Rendered from the committed rows alone; equal results give equal pages. Every number is "
-        "also in the CSV and JSON files beside this page; what it cost is in cost.html."
+        "also in the CSV files beside this page; what it cost is in cost.html."
     )
     return _render("Leaderboard", documents, footer, views=views, panels=panels, tables=tables)
 
