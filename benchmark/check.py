@@ -346,7 +346,7 @@ class PairedRows:
         self, digests: Sequence[str], target: str, metric: str
     ) -> tuple[np.ndarray, np.ndarray, int] | None:
         """Return theta (S,), psi (N, S) and n_min of a target and metric."""
-        theta, psi, n_min = [], [], 0
+        theta, psi, smallest = [], [], []
         for digest in digests:
             self._store.verify(digest)
             folder = self._store.path(digest)
@@ -359,9 +359,9 @@ class PairedRows:
                 return None
             theta.append(cells[place]["theta"])
             psi.append(np.load(folder / "influence.npy", mmap_mode="r")[:, place])
-            n_min = cells[place]["n_min"]
+            smallest.append(cells[place]["n_min"])
         columns = np.stack(psi, axis=1)
-        return (np.array(theta), columns, n_min) if np.isfinite(columns).all() else None
+        return (np.array(theta), columns, min(smallest)) if np.isfinite(columns).all() else None
 
 
 def _without_seed(value: Any, seeds: list[int]) -> Any:
