@@ -259,7 +259,6 @@ def test_passes_do_not_share_seeds(learned):
     assert len(set(asked)) == len(asked) >= 15
 
 
-@pytest.mark.nightly
 def test_resampling_the_stored_seeds_raises_few_alarms():
     """Fifteen stored seeds as the reference, the other five as fresh ones: nothing changed."""
     stored = golden.read(GOLDEN, "learning.json")
