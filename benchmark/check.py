@@ -13,7 +13,6 @@ import json
 import math
 import subprocess
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -266,29 +265,31 @@ def rows_of(against: str) -> list[dict[str, Any]]:
     Raises
     ------
     UserError
-        When it is none of these, or holds no rows.
+        When it is none of these, or holds something else. Without any rows nothing is compared,
+        which is for the verdict to say.
     """
     path = Path(against)
-    with tempfile.TemporaryDirectory(prefix="ecgcmr-check-") as folder:
-        if not path.exists():
-            path = Path(folder)
-            _extract(against, path)
-        if path.is_dir():
-            rows = path / "rows" if (path / "rows").is_dir() else path
-            files = [p for p in sorted(rows.rglob("*.json")) if not p.name.startswith(".")]
-        else:
-            files = [path]
-        try:
-            found = [json.loads(file.read_text()) for file in files]
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{against} holds something that is no rows file: {error}") from None
+    try:
+        texts = _texts_in(path) if path.exists() else _texts_at(against)
+        found = [json.loads(text) for text in texts]
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{against} holds something that is no rows file: {error}") from None
     if not all(isinstance(file, dict) and {*gate.FILE, "rows"} <= file.keys() for file in found):
         raise UserError(f"{against} holds JSON that is no rows file")
     return found
 
 
-def _extract(ref: str, folder: Path) -> None:
-    """Unpack the rows of a git ref."""
+def _texts_in(path: Path) -> list[bytes]:
+    """Return the rows files of a folder, or the one file."""
+    if not path.is_dir():
+        return [path.read_bytes()]
+    rows = path / "rows" if (path / "rows").is_dir() else path
+    files = [p for p in sorted(rows.rglob("*.json")) if not p.name.startswith(".")]
+    return [file.read_bytes() for file in files]
+
+
+def _texts_at(ref: str) -> list[bytes]:
+    """Return the rows files of a git ref, without unpacking anything to a disk."""
     # --end-of-options: a ref must not be read as an option.
     command = ["git", "-C", str(ROOT), "archive", "--format=tar", "--end-of-options", ref]
     done = subprocess.run([*command, "leaderboards/rows"], capture_output=True)
@@ -296,7 +297,8 @@ def _extract(ref: str, folder: Path) -> None:
         why = done.stderr.decode(errors="replace").strip().splitlines()
         raise UserError(f"{ref} is no file, no folder and no git ref with rows: {why[-1:]}")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+        files = [m for m in archive if m.isfile() and m.name.endswith(".json")]
+        return [archive.extractfile(m).read() for m in files]
 
 
 class PairedRows:
