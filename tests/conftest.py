@@ -23,7 +23,7 @@ def ecgcmr(tmp_path):
 
     def call(*arguments, store, check=True, timeout=300, **environment):
         done = subprocess.run(
-            [sys.executable, "-m", "benchmark.cli", *map(str, arguments)],
+            [sys.executable, "-m", "benchmark", *map(str, arguments)],
             cwd=ROOT,
             env={**os.environ, "ECGCMR_STORE": str(store), **environment},
             capture_output=True,

@@ -140,7 +140,7 @@ def test_a_killed_run_resumes_and_equals_an_undisturbed_one(ecgcmr, tmp_path):
     ecgcmr(*request, "--leaderboards", tmp_path / "a", store=tmp_path / "store-a")
 
     store = tmp_path / "store-b"
-    command = [sys.executable, "-m", "benchmark.cli", *request, "--leaderboards", tmp_path / "b"]
+    command = [sys.executable, "-m", "benchmark", *request, "--leaderboards", tmp_path / "b"]
     process = subprocess.Popen(command, env={"ECGCMR_STORE": str(store)}, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not list(store.glob("work/*/resume/last.ckpt")):
@@ -165,7 +165,7 @@ def test_a_killed_run_resumes_and_equals_an_undisturbed_one(ecgcmr, tmp_path):
 def test_two_identical_commands_at_once_share_the_work(tmp_path):
     store = tmp_path / "store"
     request = ("run", "--method", "ptacl-global", "--task", "retrieval", *SMOKE)
-    command = [sys.executable, "-m", "benchmark.cli", *request, "--leaderboards", tmp_path / "lb"]
+    command = [sys.executable, "-m", "benchmark", *request, "--leaderboards", tmp_path / "lb"]
     runs = [
         subprocess.Popen(
             command, env={"ECGCMR_STORE": str(store)}, stderr=subprocess.PIPE, text=True
@@ -308,8 +308,8 @@ def test_neighbours_of_a_real_recording(ecgcmr, shared_store, tmp_path):
 
 
 def test_bench_is_another_word_for_run():
-    from benchmark.cli import _parser
+    from benchmark.cli import parser
 
     options = ("--method", "mae", "--task", "cvd")
-    asked = [_parser().parse_args([word, *options]) for word in ("run", "bench")]
+    asked = [parser().parse_args([word, *options]) for word in ("run", "bench")]
     assert asked[0] == asked[1]

@@ -150,7 +150,7 @@ def rehearsal(tmp_path_factory):
     }
     said = {
         name: subprocess.run(
-            [sys.executable, "-m", "benchmark.cli", *map(str, arguments)],
+            [sys.executable, "-m", "benchmark", *map(str, arguments)],
             env=environment,
             cwd=home / "elsewhere",
             capture_output=True,

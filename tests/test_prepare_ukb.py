@@ -19,7 +19,7 @@ import pytest
 from ukb_files import as_nifti, nifti_affine, write_nifti
 
 from benchmark.api import UserError
-from benchmark.cli import _parser
+from benchmark.cli import parser
 from benchmark.cohorts.cohort import AS_CODED, COVARIATES, DIAGNOSES, CohortData
 from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES
 from benchmark.cohorts.prepared import Preparation, data_folder, prepared_folder, read_current
@@ -573,7 +573,7 @@ def test_a_list_that_is_gone_stops_every_run(prepared, tmp_path):
 
 def ecgcmr(*words):
     """Run a command in this process."""
-    options = _parser().parse_args([*map(str, words)])
+    options = parser().parse_args([*map(str, words)])
     return options.run(options)
 
 

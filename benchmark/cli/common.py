@@ -1,0 +1,93 @@
+"""Arguments and helpers that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.api import UserError
+
+if TYPE_CHECKING:
+    from benchmark.runner import Request
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def command(
+    commands: Any,
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    text: str,
+    aliases: tuple[str, ...] = (),
+) -> argparse.ArgumentParser:
+    """Add a command that calls ``function``, and return its parser."""
+    description = text[0].upper() + text[1:] + "."
+    parser = commands.add_parser(name, aliases=aliases, help=text, description=description)
+    parser.set_defaults(run=function)
+    return parser
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add which cohort, at which scale, and where its rows and boards are."""
+    parser.add_argument("--cohort", default="simulated", help="cohort (default simulated)")
+    parser.add_argument("--preset", default="default", help="preset of the simulated cohort")
+    parser.add_argument("--scale", default="", help="scale (default tiny; see list scales)")
+    parser.add_argument(
+        "--leaderboards",
+        type=Path,
+        default=ROOT / "leaderboards",
+        metavar="DIR",
+        help="where rows and boards go",
+    )
+
+
+def add_track(parser: argparse.ArgumentParser) -> None:
+    """Add the track."""
+    parser.add_argument(
+        "--track",
+        default="harmonised",
+        help="harmonised (default: the same for all methods, ranked) or paper (each paper's own "
+        "recipe, at the scales smoke and, by default, full)",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the device that stages run on."""
+    devices = ("auto", "cpu", "cuda", "mps")
+    parser.add_argument("--device", default="auto", choices=devices, help="default auto")
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add the number of worker processes."""
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="worker processes (default: the usable cores)"
+    )
+
+
+def make_request(
+    options: argparse.Namespace,
+    methods: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
+    **asked: Any,
+) -> Request:
+    """Return what was asked for, where `add_place` says."""
+    from benchmark.runner import Request
+
+    place = {"cohort": options.cohort, "preset": options.preset, "scale": options.scale}
+    return Request(methods=methods, tasks=tasks, **place, **asked)
+
+
+def worker_count(options: argparse.Namespace) -> int:
+    """Return the number of workers asked for, by default the usable cores."""
+    from benchmark.engine.provenance import usable_cores
+
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers is {options.workers}; at least 1 is needed")
+    return options.workers or usable_cores()
+
+
+def relative(path: Path) -> Path:
+    """Return the path from the current folder, where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

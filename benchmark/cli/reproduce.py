@@ -1,0 +1,70 @@
+"""``ecgcmr reproduce``: a published table beside our numbers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from benchmark.cli.common import (
+    add_device,
+    add_place,
+    add_track,
+    add_workers,
+    command,
+    make_request,
+    relative,
+    worker_count,
+)
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    tables = command(
+        commands,
+        "reproduce",
+        _reproduce,
+        "a table of one of the papers, its numbers beside those of the methods here",
+    )
+    tables.add_argument(
+        "table",
+        nargs="?",
+        metavar="TABLE",
+        help="such as 'MMCL Table II'; without it, the tables there are",
+    )
+    tables.add_argument("--seeds", type=int, default=1, metavar="N", help="replicates (default 1)")
+    add_place(tables)
+    add_track(tables)
+    add_device(tables)
+    add_workers(tables)
+    tables.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    tables.add_argument("--json", action="store_true", help="for programs")
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from benchmark.reports.published import find, overview
+
+    if options.table is None:
+        print(overview())
+        return 0
+    table = find(options.table)
+    from benchmark.engine.store import Store
+    from benchmark.reproduce import as_json, markdown, reproduce
+
+    request = make_request(options, replicates=options.seeds, fractions=(1.0,), track=options.track)
+    done = reproduce(
+        table,
+        request,
+        Store(),
+        options.leaderboards,
+        device=options.device,
+        workers=worker_count(options),
+        dry_run=options.dry_run,
+    )
+    if done.path is not None:
+        if options.json:
+            print(json.dumps(as_json(done), indent=1))
+        else:
+            print(markdown(done))
+            print(f"table: {relative(done.path)}")
+    return 0 if done.ok else 1

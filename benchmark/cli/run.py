@@ -1,0 +1,111 @@
+"""``ecgcmr run``: train, evaluate, write the boards."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from benchmark.api import UserError
+from benchmark.cli.common import (
+    add_device,
+    add_place,
+    add_track,
+    add_workers,
+    command,
+    make_request,
+    relative,
+    worker_count,
+)
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    purpose = "train and evaluate methods on tasks, write the boards"
+    run = command(commands, "run", _run, purpose, aliases=("bench",))
+    run.add_argument(
+        "--method",
+        required=True,
+        metavar="NAMES",
+        help="methods, separated by commas; 'all', or 'references' for the rows all are read "
+        "against",
+    )
+    run.add_argument("--task", required=True, metavar="NAMES", help="tasks, or 'all'")
+    run.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="replicates: everything random is redrawn in each (default 1: a claim about one "
+        "checkpoint; 3 for a comparison)",
+    )
+    run.add_argument(
+        "--fractions",
+        default="1.0,0.1,0.01",
+        metavar="LIST",
+        help="shares of the training labels (default 1.0,0.1,0.01, nested)",
+    )
+    run.add_argument(
+        "--modality",
+        default="",
+        metavar="NAME",
+        help="the encoder to evaluate: ecg, cmr (default: the ECG's where a method has two)",
+    )
+    add_place(run)
+    add_track(run)
+    add_device(run)
+    add_workers(run)
+    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    run.add_argument("--json", action="store_true", help="print the requested rows as JSON")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from benchmark.engine.store import Store
+    from benchmark.runner import expand, run
+
+    request = make_request(
+        options,
+        methods=expand(options.method, "method", options.track),
+        tasks=expand(options.task, "task"),
+        replicates=options.seeds,
+        fractions=_fractions(options.fractions),
+        track=options.track,
+        modality=options.modality,
+    )
+    outcome = run(
+        request,
+        Store(),
+        options.leaderboards,
+        device=options.device,
+        workers=worker_count(options),
+        dry_run=options.dry_run,
+    )
+    if outcome.report is not None:
+        _print_results(request, outcome, options)
+    return 0 if outcome.ok else 1
+
+
+def _print_results(request: Any, outcome: Any, options: argparse.Namespace) -> None:
+    """Print this run's rows, then the boards they stand on."""
+    from benchmark.reports.boards import own_rows
+    from benchmark.reports.rows import dumps
+
+    if options.json:
+        print(dumps({"files": outcome.files}), end="")
+        return
+    print(own_rows(outcome.files, request.fractions))
+    for text in outcome.kept:
+        print(f"the board keeps the recorded rows of {text}: they have more replicates")
+    for board in outcome.boards:
+        print()
+        print(board.read_text().rstrip())
+        print(f"\nboard: {relative(board)}")
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    try:
+        values = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"--fractions is {text!r}; it is a list such as 1.0,0.1") from None
+    if not values:
+        raise UserError("--fractions names no fraction")
+    return tuple(dict.fromkeys(values))
