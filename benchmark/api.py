@@ -343,6 +343,8 @@ class Metric(Spec):
     """Scale on which the interval of one method is symmetric."""
     per_target: ClassVar[bool] = True
     """False where people are scored as such: one value whatever the targets, shown as the mean."""
+    share: ClassVar[bool] = False
+    """Whether it is a share of people: times their number, a count of some of them."""
 
     def applies(self, predictions: Predictions) -> bool:
         """Whether the predictions hold what it reads; elsewhere it is left out."""
@@ -398,6 +400,8 @@ class Task(Spec):
     title: ClassVar[str]
     target_names: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[Metric, ...]]
+    further: ClassVar[tuple[Metric, ...]] = ()
+    """Metrics that are taken from stored predictions when rows are made: secondary, for reading."""
     primary: ClassVar[Mapping[str, str]]
     """Modality to the metric whose mean over targets is the primary endpoint."""
     reference: ClassVar[Mapping[str, str]]

@@ -27,10 +27,11 @@ from benchmark.engine.store import Store
 from benchmark.evaluation.score import Score
 from benchmark.evaluation.statistics import Comparison, compare
 from benchmark.registry import TRACKS, registry
-from benchmark.reports import gate
+from benchmark.reports import gate, gate_recorded
 from benchmark.reports.files import grouped
 from benchmark.reports.gate import Verdict
 from benchmark.reports.rows import read_rows
+from benchmark.runner import MOST_REPLICATES
 
 if TYPE_CHECKING:
     from benchmark.engine.progress import Reporter
@@ -84,7 +85,8 @@ class Options:
             if layer not in LAYERS:
                 raise UserError(f"there is no layer {layer!r}; there are {', '.join(LAYERS)}")
         for name in self.methods:
-            registry().method(name)
+            if registry().method(name).changes:
+                raise UserError(f"{name} has changed fields, of which no reference was recorded")
 
 
 def check(
@@ -254,7 +256,8 @@ def recorded(options: Options, store: Store | None = None) -> Verdict:
     endpoints = {n: frozenset(task.primary.values()) for n, task in registry().tasks.items()}
     before = rows_of(options.against)
     after = read_rows(options.leaderboards / "rows")
-    verdict = gate.recorded(before, after, endpoints, PairedRows(store or Store()))
+    paired = PairedRows(store or Store())
+    verdict = gate_recorded.recorded(before, after, endpoints, paired, MOST_REPLICATES)
     verdict.notes.append(f"against {options.against}")
     return verdict
 
@@ -274,7 +277,8 @@ def rows_of(against: str) -> list[dict[str, Any]]:
         found = [json.loads(text) for text in texts]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{against} holds something that is no rows file: {error}") from None
-    if not all(isinstance(file, dict) and {*gate.FILE, "rows"} <= file.keys() for file in found):
+    fields = {*gate_recorded.FILE, "rows"}
+    if not all(isinstance(file, dict) and fields <= file.keys() for file in found):
         raise UserError(f"{against} holds JSON that is no rows file")
     return found
 

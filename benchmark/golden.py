@@ -78,7 +78,8 @@ def predictions(folder: Path, kind: str) -> Made:
     """Read the made-up predictions of a kind of task.
 
     The columns are ``true/<target>`` and ``<method>/<replicate>/<target>``; of retrieval
-    ``<method>/<replicate>/ecg<d>`` and ``.../cmr<d>``, embeddings that are ranked here.
+    ``<method>/<replicate>/ecg<d>`` and ``.../cmr<d>``, embeddings that are ranked here; of
+    diagnostics ``true/chance`` and ``<method>/<replicate>/<array>``, without any target.
     """
     import pandas as pd
 
@@ -88,12 +89,15 @@ def predictions(folder: Path, kind: str) -> Made:
         columns.setdefault(tuple(name.split("/")[:-1]), []).append(name)
     true = columns.pop(("true",))
     target = table[true].to_numpy(float)
-    targets = tuple(name.removeprefix("true/") for name in true)
+    targets = tuple(name.removeprefix("true/") for name in true if kind != "diagnostic")
     methods: dict[str, list[Predictions]] = {}
     for (method, _), names in columns.items():
         made = table[names].to_numpy(float)
         if kind == "retrieval":
             arrays = _ranked(made, target)
+        elif kind == "diagnostic":
+            arrays = {name.rpartition("/")[2]: table[name].to_numpy(float) for name in names}
+            arrays["chance"] = target[:, 0]
         else:
             arrays = {"target": target, "prediction": made}
         methods.setdefault(method, []).append(Predictions(targets, arrays))
@@ -116,12 +120,12 @@ def _ranked(embeddings: np.ndarray, phenotypes: np.ndarray) -> dict[str, np.ndar
 def metrics(folder: Path) -> dict[str, Any]:
     """Return every metric of every task on the made-up predictions, and what follows from it.
 
-    Kinds of tasks without made-up predictions, such as diagnostics, are left out.
+    Kinds of tasks without made-up predictions are left out.
     """
     result: dict[str, Any] = {}
     kinds: dict[str, dict[str, Metric]] = {}
     for task in registry().tasks.values():
-        kinds.setdefault(task.kind, {}).update({m.name: m for m in task.metrics})
+        kinds.setdefault(task.kind, {}).update({m.name: m for m in (*task.metrics, *task.further)})
     for kind, table in sorted(kinds.items()):
         if (folder / "predictions" / f"{kind}.csv").exists():
             made = predictions(folder, kind)
@@ -138,7 +142,7 @@ def _frozen(made: Made, metric: Metric) -> dict[str, Any]:
     psi = {m: np.stack([p for _, p in parts], axis=-1) for m, parts in found.items()}
     first = next(iter(made.methods.values()))[0]
     width = next(iter(theta.values())).shape[1]
-    smallest = _smallest(first, width)
+    smallest = _smallest(first, width) if metric.per_target else [metric.smallest(first)]
     places = {name: slice(t, t + 1) for t, name in enumerate(made.targets)} if width > 1 else {}
     result: dict[str, Any] = {"chance": _plain(metric.chance(first))}
     for name, own in (places | {MEAN: slice(None)}).items():

@@ -28,7 +28,7 @@ class CVD(Task):
     target_names: ClassVar[tuple[str, ...]] = DIAGNOSES
     metrics: ClassVar[tuple[Metric, ...]] = (AUROC(),)
     primary: ClassVar[Mapping[str, str]] = {"ecg": "AUROC"}
-    reference: ClassVar[Mapping[str, str]] = {"ecg": "mae"}
+    reference: ClassVar[Mapping[str, str]] = {"ecg": "mae", "cmr": "cmr-mae"}
     goal: ClassVar[Mapping[str, str]] = {"ecg": "cmr-supervised"}
     confirmatory: ClassVar[bool] = True
     minimum_training: ClassVar[int] = 2

@@ -34,7 +34,7 @@ class Demographics(Task):
     }
     metrics: ClassVar[tuple[Metric, ...]] = (R2(), PearsonR())
     primary: ClassVar[Mapping[str, str]] = {"ecg": "R2"}
-    reference: ClassVar[Mapping[str, str]] = {"ecg": "mae"}
+    reference: ClassVar[Mapping[str, str]] = {"ecg": "mae", "cmr": "cmr-mae"}
     supervision: ClassVar[str] = "phenotype"
     given: ClassVar[tuple[str, ...]] = ("covariates",)
     minimum_training: ClassVar[int] = 10

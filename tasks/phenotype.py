@@ -34,7 +34,7 @@ class Phenotype(Task):
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = GROUPS
     metrics: ClassVar[tuple[Metric, ...]] = (R2(), PearsonR())
     primary: ClassVar[Mapping[str, str]] = {"ecg": "R2"}
-    reference: ClassVar[Mapping[str, str]] = {"ecg": "mae"}
+    reference: ClassVar[Mapping[str, str]] = {"ecg": "mae", "cmr": "cmr-mae"}
     goal: ClassVar[Mapping[str, str]] = {"ecg": "cmr-supervised"}
     confirmatory: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("cmr",)

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from benchmark.api import Metric
-from benchmark.evaluation.metrics import MeanRank, MedianRank, PrecisionAt, RecallAt
+from benchmark.evaluation.metrics import (
+    CappedMeanRank,
+    MeanRank,
+    MedianRank,
+    PrecisionAt,
+    RecallAt,
+)
 from benchmark.evaluation.retrieve import Retrieve
 from tasks.phenotype import Phenotype
 
@@ -36,8 +42,13 @@ class Retrieval(Phenotype):
         ),
         *(RecallAt(k=k) for k in (1, 5, 10)),
     )
+    further: ClassVar[tuple[Metric, ...]] = (CappedMeanRank(), CappedMeanRank(own=True))
     primary: ClassVar[Mapping[str, str]] = {"ecg": "P@10", "ecg-cmr": "P@10"}
-    reference: ClassVar[Mapping[str, str]] = {"ecg": "mae", "ecg-cmr": "ptacl-global"}
+    reference: ClassVar[Mapping[str, str]] = {
+        "ecg": "mae",
+        "cmr": "cmr-mae",
+        "ecg-cmr": "ptacl-global",
+    }
     goal: ClassVar[Mapping[str, str]] = {}
     supervision: ClassVar[str] = "phenotype"
     minimum_training: ClassVar[int] = 0

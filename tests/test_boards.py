@@ -17,6 +17,7 @@ from benchmark.reports.boards import (
     TaskInfo,
     document,
     own_rows,
+    own_sections,
     render,
     render_index,
     short,
@@ -24,6 +25,7 @@ from benchmark.reports.boards import (
 from benchmark.reports.boards.document import plan
 from benchmark.reports.boards.markdown import markdown
 from benchmark.reports.boards.records import csv_of
+from benchmark.reports.page.views import view_of
 from benchmark.reports.rows import read_rows, row_of, versus_of, write_rows
 
 INFO = TaskInfo(
@@ -128,7 +130,7 @@ def test_board_shows_values_differences_and_rank_intervals(rows, tmp_path):
     assert source[:3] == ["ptacl", "3", str(N)]
     assert source[4] == f"`{short(cells('ptacl')[-1].digest)}`"
     assert "Primary endpoint: mean AUROC over CAD, AF. Chance 0.5. Reference method: mae." in text
-    assert "Families: 3 pairs of 3 label-free methods." in text
+    assert "Families under Holm's correction: primary, 3 label-free methods, 3 pairs." in text
     # References stand in the section with the head and modality they have, unranked.
     assert text.index("ptacl") < text.index("References and controls") < text.index("tabular (")
     assert "supervised (finetune head)" in text
@@ -256,6 +258,31 @@ def test_own_rows_show_endpoints_of_the_fractions_asked_for(rows):
     assert len(own_rows(files, (0.5,)).splitlines()) == len(text.splitlines())
 
 
+def test_a_run_is_shown_the_primary_sections_its_rows_stand_in(rows):
+    write_rows(rows, file_of("newcomer", cells("newcomer", head="finetune")))
+    files = read_rows(rows)
+    board = document(files, INFO, None)
+    own = [file for file in files if file["method"] == "ptacl"]
+    text = own_sections(board, own, (1.0, 0.1))
+    assert "Simulated people" in text
+    assert line_of(text, "mmcl")[:3] == ["2-3", "b", "mmcl"]
+    assert text.count("\n## ") == 1, "at 10% of labels it has no rows"
+    for left_out in ("Provenance", "per target", "finetune head, ", "10% of labels"):
+        assert left_out not in text
+    other = [file for file in files if file["method"] == "newcomer"]
+    text = own_sections(board, other, (1.0,))
+    assert "## ECG, 100% of labels, finetune head" in text
+    assert "Secondary endpoint" in text
+    assert "\n## " not in own_sections(board, [], (1.0,))
+    # A reference that reads images stands in the section of the ECG, until there is one of images.
+    images = [file_of("cmr-mae", cells("cmr-mae", modality="cmr"), role="reference")]
+    assert "\n## ECG, " in own_sections(document([*files, *images], INFO, None), images, (1.0,))
+    images.append(file_of("mmcl", cells("mmcl", modality="cmr")))
+    text = own_sections(document([*files, *images], INFO, None), images, (1.0,))
+    assert "\n## CMR, " in text
+    assert "\n## ECG, " not in text
+
+
 def test_nothing_run_yet(tmp_path):
     (tmp_path / "rows").mkdir()
     text, records = board(tmp_path / "rows", tmp_path / "boards")
@@ -379,14 +406,44 @@ def test_a_family_is_the_pairs_of_a_block_and_its_reference():
     assert found.keys() == want.keys(), "neither references nor controls are members"
     for pair, value in want.items():
         assert found[pair] == pytest.approx(value, rel=1e-4)
-    assert section["families"]["label-free"] == {"members": 3, "pairs": 3, "compared": 3}
-    assert section["families"]["label-using"] == {"members": 2, "pairs": 3, "compared": 3}
+    counts = {"pairs": 3, "compared": 3}
+    assert section["families"] == {
+        "label-free": {"primary": True, "members": 3, "outsider": None, **counts},
+        "label-using": {"primary": False, "members": 2, "outsider": "mae", **counts},
+    }
     lines = lines_of(section)
     assert lines["dual-phase"]["rank"][1] <= 2, "ranked among two"
     assert lines["permuted"]["rank"] is lines["supervised"]["letters"] is None
     assert lines["permuted"]["difference"]["p_holm"] is None
     # All pairs of all lines are there, whoever is in a family.
     assert len(section["pairs"]) == len(EVERYBODY) * (len(EVERYBODY) - 1) // 2
+
+
+def test_a_family_that_learns_labels_is_secondary_in_every_rendering():
+    board = document(files_of(*EVERYBODY, uses_labels=("eccl", "dual-phase")), INFO, None)
+    families = board["plan"]["families"]
+    assert {(f["block"], f["primary"]) for f in families} == {
+        ("label-free", True),
+        ("label-using", False),
+    }
+    text = markdown(board)
+    assert "### Ranked: representations learned without labels (primary family)" in text
+    assert "### Ranked: representations learned with labels (secondary family)" in text
+    said = "primary, 3 label-free methods, 3 pairs; secondary, 2 label-using methods and mae, 3"
+    assert said in text
+    records = csv.DictReader(csv_of(board).splitlines())
+    of = {r["method"]: r["family"] for r in records if r["digest"]}
+    assert (of["ptacl"], of["eccl"], of["permuted"]) == ("primary", "secondary", "")
+    view = view_of(board, board["sections"][0])
+    assert [heading for heading, _ in view.blocks] == [
+        "Ranked: learned without labels (primary family)",
+        "Ranked: learned with labels (secondary family)",
+        "References and controls, not ranked",
+    ]
+    secondary = document(files_of(*EVERYBODY), dataclasses.replace(INFO, confirmatory=False), None)
+    assert "primary" not in str(secondary["sections"][0]["families"]).replace(
+        "'primary': False", ""
+    )
 
 
 def test_methods_that_learn_labels_take_nothing_from_those_that_do_not():

@@ -29,6 +29,7 @@ def file_for(monkeypatch):
         return cells(scored.method, head=scored.head, modality=scored.modality)
 
     monkeypatch.setattr(collect, "cells_of", made_up)
+    monkeypatch.setattr(collect, "further_cells", lambda scored, store: [])
     monkeypatch.setattr(collect, "run_of", lambda scored, store: {})
 
     def file_for(method):
@@ -64,7 +65,6 @@ def test_endpoints_meet_everybody_of_their_sections(file_for):
 def test_targets_meet_the_reference_of_either_section(file_for):
     assert met(file_for("ptacl"), TARGETS[0]) == {
         ("ecg", "mae", "ecg"),
-        ("ecg", "cmr-mae", "cmr"),
         ("cmr", "mae", "ecg"),
         ("cmr", "cmr-mae", "cmr"),
         ("ecg-cmr", "mmcl", "ecg-cmr"),

@@ -17,6 +17,7 @@ from benchmark.api import Metric, Predictions
 from benchmark.evaluation.metrics import (
     AUROC,
     R2,
+    CappedMeanRank,
     MeanRank,
     MedianRank,
     PearsonR,
@@ -203,6 +204,24 @@ def test_retrieval_chance_is_what_random_orders_score():
         assert MedianRank(own=own).chance(p) == pytest.approx(
             np.nanmedian(rank, axis=(0, 1)), abs=0
         )
+        low = Low(own=own).chance(p)
+        assert low == pytest.approx(np.nanmean(np.minimum(rank, 3), axis=(0, 1)), rel=0.03)
+        assert (low < MeanRank(own=own).chance(p)).all()
+        capped = np.nanmean(np.minimum(rank, 100), axis=(0, 1))
+        assert CappedMeanRank(own=own).chance(p) == pytest.approx(capped, rel=0.05)
+
+
+class Low(CappedMeanRank):
+    cap = 3
+
+
+def test_ranks_beyond_the_cap_count_as_the_cap():
+    rank = np.array([[1.0, 2.0], [250.0, np.nan], [100.0, 7.0]])
+    p = Predictions(("a", "b"), {"rank": rank})
+    theta, psi = CappedMeanRank().influence(p)
+    assert theta == pytest.approx([67, 4.5])
+    assert psi[1] == pytest.approx([33, 0])
+    assert CappedMeanRank(own=True).name == "MnR cap 100+self"
 
 
 def test_gallery_is_the_people_with_a_record_unless_said():
@@ -257,7 +276,8 @@ def test_own_pair_recall_hinges_on_the_scans_found_or_missed():
 
 def metrics():
     """Every metric of the module: a new one without a word on chance fails below."""
-    of_retrieval = [m(own=own) for m in (PrecisionAt, MeanRank, MedianRank) for own in (0, 1)]
+    kinds = (PrecisionAt, MeanRank, CappedMeanRank, MedianRank)
+    of_retrieval = [m(own=own) for m in kinds for own in (False, True)]
     return [AUROC(), R2(), PearsonR(), *of_retrieval, RecallAt(k=1), RecallAt(k=10)]
 
 
@@ -302,6 +322,8 @@ def test_who_knows_nothing_scores_chance(metric):
         assert np.isnan(theta).all()  # nothing varies: no correlation, and no credit
     elif metric.name.startswith("MdR"):
         assert theta == pytest.approx(chance, abs=1)  # the median of means, not of whole numbers
+    elif metric.name.startswith("MnR cap"):
+        assert (theta >= chance).all()  # the cap of means, not the mean of caps: no advantage
     else:
         assert theta == pytest.approx(chance, abs=1e-6)
     p = uninformed(metric, "random")

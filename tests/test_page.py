@@ -1,5 +1,6 @@
 import base64
 import copy
+import dataclasses
 import hashlib
 import json
 import re
@@ -15,7 +16,7 @@ from benchmark.reports.boards.cost import costs
 from benchmark.reports.page import cost_page, page
 from benchmark.reports.page.beside import beside
 from benchmark.reports.page.curves import low_data_curves
-from benchmark.reports.page.figures import Axis, Mark, forest
+from benchmark.reports.page.figures import Axis, Mark, Point, agreement, forest
 from benchmark.reports.page.views import view_of
 from benchmark.reports.published import Line, Remark, Table
 
@@ -277,6 +278,67 @@ def test_tasks_with_nothing_run_are_left_out(files):
     assert "<section" not in page([nothing], {})
 
 
+# ----------------------------------------------------------------------------- over targets
+
+MANY = tuple(f"t{i}" for i in range(10))
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A board of ten targets in groups of eight and two."""
+    groups = {"large": MANY[:8], "small": MANY[8:]}
+    return pages.board(targets=MANY, fractions=(1.0,), changes={"groups": groups})
+
+
+def test_wins_are_counted_over_targets(wide, board):
+    (section,) = wide["sections"]
+    found = view_of(wide, section).wins
+    values = {
+        (c["method"], c["target"]): c["value"] for c in section["cells"] if c["metric"] == "R2"
+    }
+    names = [*pages.METHODS, *pages.LABELLED]
+    assert {*found.columns, found.rows[0][0]} == set(names), "references are left out"
+    seen = 0
+    for a, cells in found.rows:
+        for b, (shown, shade) in zip(found.columns, cells, strict=True):
+            if shown:
+                count = sum(values[a, t] > values[b, t] for t in MANY)
+                assert float(shown) == count
+                assert (shade > 0) == (count >= 7.5)
+                assert (shade < 0) == (count <= 2.5)
+                seen += 1
+    assert seen == len(names) * (len(names) - 1) / 2
+    assert view_of(board, section_of(board, 1.0)).wins is None, "three targets are too few"
+
+
+def test_mean_ranks_weigh_groups_and_not_targets(wide, board):
+    (section,) = wide["sections"]
+    ((heading, figure),) = view_of(wide, section).ranks  # one labelled method has no rank
+    assert heading == "learned without labels"
+    values = {
+        (c["method"], c["target"]): c["value"] for c in section["cells"] if c["metric"] == "R2"
+    }
+
+    def rank(method, target):
+        return 1 + sum(values[m, target] > values[method, target] for m in pages.METHODS)
+
+    def mean(method):
+        parts = (MANY[:8], MANY[8:])
+        return np.mean([np.mean([rank(method, t) for t in part]) for part in parts])
+
+    expected = sorted(map(mean, pages.METHODS))
+    root = svg(figure)
+    drawn = xs(root, "value label-free")
+    scale = (drawn[-1] - drawn[0]) / (expected[-1] - expected[0])
+    assert drawn == pytest.approx([drawn[0] + scale * (e - expected[0]) for e in expected], abs=0.2)
+    names = [t.text for t in root.iter("text") if t.get("class") == "name"]
+    assert names[: len(pages.METHODS)] == sorted(pages.METHODS, key=mean)
+    bars = [x["letters"] for x in section["lines"] if x["block"] == "label-free"]
+    shared = {letter for own in bars for letter in own if sum(letter in b for b in bars) > 1}
+    assert names[len(pages.METHODS) :] == sorted(shared)
+    assert view_of(board, section_of(board, 1.0)).ranks == []
+
+
 # ----------------------------------------------------------------------------- a foreign name
 
 
@@ -361,6 +423,20 @@ def test_a_forest_plot_puts_every_mark_where_it_belongs():
     found = list(map(value, xs(root, "replicate")))
     assert found == pytest.approx([0.55, 0.65, 0.5, 0.5], abs=1e-3)
     assert [t.text for t in root.iter("text") if t.get("class") == "name"] == ["a", "b"]
+
+
+def test_published_and_ours_are_drawn_on_the_line_where_they_are_equal():
+    points = [Point(0.2, 0.1, 0.2, 0.1, 0.4), Point(0.6, None, 0.5, None, None)]
+    root = svg(agreement(points, "t"))
+    (path,) = (p.get("d") for p in root.iter("path") if p.get("class") == "equal")
+    x0, y0, x1, y1 = map(float, re.findall(r"[\d.]+", path))
+    (marks,) = (p.get("d") for p in root.iter("path") if p.get("class") == "value")
+    (ax, ay), (bx, by) = (map(float, re.findall(r"[\d.]+", m)[:2]) for m in marks.split("M")[1:])
+    slope = (y1 - y0) / (x1 - x0)
+    assert ay == pytest.approx(y0 + slope * (ax - x0), abs=0.2)
+    assert by > y0 + slope * (bx - x0), "below the line: ours is smaller"
+    (bars,) = (p.get("d") for p in root.iter("path") if p.get("class") == "interval")
+    assert bars.count("M") == 2, "only the first has intervals"
 
 
 def test_one_replicate_is_not_drawn_twice_and_a_missing_interval_not_at_all():
@@ -542,6 +618,21 @@ def test_ours_under_another_head_says_so():
     (pair,) = table.pairs
     assert pair.ours != "not run"
     assert [table.notes[i - 1] for i in pair.notes] == ["ours: mlp head"]
+
+
+def test_z_counts_the_errors_of_both_numbers(board):
+    tables = published()
+    (name,) = tables
+    (line,) = tables[name].lines
+    known = dataclasses.replace(line, people=1_000, seeds=5)
+    (table,) = beside([board], {name: dataclasses.replace(tables[name], lines=(known,) * 3)})
+    cell = cell_of(board, "mae", "one")
+    variance = 4 * 0.55 * 0.45**2 / 1_000 + 0.005**2 / 5 + cell["se"] ** 2
+    expected = (cell["value"] - 0.55) / variance**0.5
+    assert float(table.pairs[0].z) == pytest.approx(expected, abs=0.051)
+    assert [metric for metric, _ in table.figures] == [line.printed["metric"]]
+    (unknown,) = beside([board], tables)
+    assert (unknown.pairs[0].z, unknown.figures) == ("-", [])
 
 
 def test_facts_about_networks_are_in_no_board_and_left_out(board):

@@ -22,7 +22,13 @@ from benchmark.api import UserError
 from benchmark.cli import parser
 from benchmark.cohorts.cohort import AS_CODED, COVARIATES, DIAGNOSES, CohortData
 from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES
-from benchmark.cohorts.prepared import Preparation, data_folder, prepared_folder, read_current
+from benchmark.cohorts.prepared import (
+    Preparation,
+    data_folder,
+    prepared_folder,
+    read_current,
+    write_current,
+)
 from benchmark.cohorts.simulated.cine import draw_stack
 from benchmark.cohorts.simulated.ecg import draw_ecg
 from benchmark.cohorts.simulated.long_axis import draw_long_axis
@@ -215,6 +221,21 @@ def test_another_time_rule_is_another_cohort(prepared):
     ever = UKB.at("tiny").fingerprint
     assert prepare(replace(prepared, when="prevalent")).fingerprint != ever
     assert current_data().about["when"] == "prevalent"
+
+
+def test_diagnoses_that_would_pass_as_clean_are_refused(prepared):
+    current = read_current("ukb")
+    path = data_folder("ukb", current["fingerprint"]) / "cohort.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"endpoints": "clean"}))
+    assert UKB.at("tiny").people
+    path.write_text(json.dumps(about | {"endpoints": "as-coded"}))
+    words = current["command"].split()
+    old = " ".join([*words, "--endpoints", "as-coded"])
+    write_current("ukb", current | {"command": old})
+    with pytest.raises(UserError, match="'as-coded' in place of the clean ones") as error:
+        UKB.at("tiny")
+    assert str(error.value).endswith(current["command"])
 
 
 def test_both_definitions_of_the_diseases_are_tasks(prepared):

@@ -228,6 +228,36 @@ class MeanRank(_Retrieval):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CappedMeanRank(MeanRank):
+    """Mean rank of the first match where later ranks count as 100.
+
+    A few queries with rare phenotypes otherwise rule the mean. Where similarities tie, a rank is
+    the mean over all orders; its cap is not below the mean of theirs, so ties gain nothing.
+    """
+
+    cap: ClassVar[int] = 100
+    bounds: ClassVar[tuple[float, float]] = (1.0, 100.0)
+
+    @property
+    def name(self) -> str:
+        """``MnR cap 100``, or ``MnR cap 100+self``."""
+        return self._key(f"MnR cap {self.cap}")
+
+    def influence(self, predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+        """Return theta (targets,) and psi (people, targets)."""
+        return _mean_influence(np.minimum(self._array(predictions, "rank"), self.cap))
+
+    def chance(self, predictions: Predictions) -> np.ndarray:
+        """Exact for a random order: the sum of P(rank > r) for r below the cap."""
+        matches, gallery = self._array(predictions, "matches"), self._gallery(predictions)
+        missed, expected = np.ones(matches.shape), np.zeros(matches.shape)
+        for r in range(self.cap):
+            expected += missed
+            missed = missed * np.maximum(gallery - matches - r, 0) / np.maximum(gallery - r, 1)
+        return _mean(expected, matches > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class MedianRank(_Retrieval):
     """Median rank of the first match, over the queries that have one.
 
@@ -282,6 +312,7 @@ class RecallAt(Metric):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     scale: ClassVar[Literal["logit", "fisher", "raw"]] = "logit"  # close to 0: never below it
     per_target: ClassVar[bool] = False
+    share: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,9 +55,7 @@ class Score(Stage):
         cohort = CohortData(context.open(head.cohort))
         folder = context.open(head)
         predictions = head.predictions(folder, cohort)
-        counts: dict[str, Any] = {}
-        if (folder / "fit.json").exists():
-            counts = json.loads((folder / "fit.json").read_text())
+        counts = training_counts(folder)
         endpoint = endpoint_targets(task, cohort, head.fraction)
         averaged = means(task, endpoint)
         cells: list[dict[str, Any]] = []
@@ -64,23 +63,13 @@ class Score(Stage):
         for metric in self.metrics:
             if not metric.applies(predictions):
                 continue
-            theta, psi = metric.influence(predictions)
-            chance = metric.chance(predictions)
-            if not metric.per_target:
-                cells.append(_people_cell(metric, predictions, theta.item(), chance.item()))
-                columns += [*psi.T]
-                continue
-            block = [
-                _cell(predictions, metric, t, theta[t], chance[t], counts, task)
-                for t in range(len(task.names))
-            ]
+            block, values = measured(metric, predictions, task, averaged, counts)
             cells += block
-            cells += [_mean_cell(name, block, part, metric) for name, part in averaged.items()]
-            columns += _with_means(psi, task, averaged)
+            columns += values
             if isinstance(metric, MedianRank):
                 key = "rank+self" if metric.own else "rank"
                 median = partial(bootstrap.median, predictions.arrays[key])
-                draws = bootstrap.resample(median, len(psi), key=head.cohort.digest)
+                draws = bootstrap.resample(median, len(values[0]), key=head.cohort.digest)
                 draws = np.column_stack(_with_means(draws, task, averaged))
                 np.save(context.out / f"draws_{metric.name}.npy", draws.astype(np.float32))
         np.save(context.out / "influence.npy", np.stack(columns, axis=1))
@@ -88,6 +77,42 @@ class Score(Stage):
         if (folder / "ties.npy").exists():
             record["ties"] = int(np.load(folder / "ties.npy"))
         (context.out / "score.json").write_text(json.dumps(record, indent=1))
+
+
+def training_counts(folder: Path) -> dict[str, Any]:
+    """Return how many training people a head had of each target; empty where it was not fitted."""
+    path = folder / "fit.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def measured(
+    metric: Metric,
+    predictions: Predictions,
+    task: Task,
+    averaged: Mapping[str, Sequence[str]],
+    counts: Mapping[str, Any],
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Return the cells of a metric and the influence values (people,) of each.
+
+    Parameters
+    ----------
+    metric, predictions, task
+        What is measured.
+    averaged
+        As `means` returns them.
+    counts
+        As `training_counts` returns them.
+    """
+    theta, psi = metric.influence(predictions)
+    chance = metric.chance(predictions)
+    if not metric.per_target:
+        return [_people_cell(metric, predictions, theta.item(), chance.item())], [*psi.T]
+    block = [
+        _cell(predictions, metric, t, theta[t], chance[t], counts, task)
+        for t in range(len(task.names))
+    ]
+    block += [_mean_cell(name, block, part, metric) for name, part in averaged.items()]
+    return block, _with_means(psi, task, averaged)
 
 
 def endpoint_targets(task: Task, cohort: CohortData, fraction: float) -> tuple[str, ...]:
@@ -141,7 +166,7 @@ def _cell(
     t: int,
     theta: float,
     chance: float,
-    counts: dict[str, Any],
+    counts: Mapping[str, Any],
     task: Task,
 ) -> dict[str, Any]:
     name = task.names[t]

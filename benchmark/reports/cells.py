@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmark.api import Metric
+from benchmark.cohorts.cohort import CohortData
 from benchmark.engine.store import Store
-from benchmark.evaluation.score import Score
+from benchmark.evaluation.score import Score, endpoint_targets, means, measured, training_counts
 from benchmark.reports.files import grouped
 from benchmark.reports.rows import Cell, without_small_counts
 
@@ -36,8 +37,46 @@ class Scored:
 def cells_of(scored: Scored, store: Store) -> list[Cell]:
     """Return one cell per target and metric."""
     loaded = [_load(store, score) for score in scored.scores]
+    return _cells(scored, scored.scores[0].metrics, loaded, store)
+
+
+def further_cells(scored: Scored, store: Store) -> list[Cell]:
+    """Return one cell per target and further metric of the task, measured now.
+
+    Empty where the store has given away the predictions and kept their scores.
+    """
+    further = scored.scores[0].head.task.further
+    if not further or not all(store.has(score.head.digest) for score in scored.scores):
+        return []
+    loaded = [_measure(store, score) for score in scored.scores]
+    return _cells(scored, further, loaded, store) if loaded[0][0]["cells"] else []
+
+
+def _measure(store: Store, score: Score) -> tuple[dict[str, Any], np.ndarray]:
+    """Return what `_load` would, of the further metrics."""
+    head, task = score.head, score.head.task
+    cohort, folder = CohortData(store.open(head.cohort)), store.open(head)
+    predictions = head.predictions(folder, cohort)
+    averaged = means(task, endpoint_targets(task, cohort, head.fraction))
+    cells: list[dict[str, Any]] = []
+    columns: list[np.ndarray] = []
+    for metric in task.further:
+        if metric.applies(predictions):
+            block, values = measured(metric, predictions, task, averaged, training_counts(folder))
+            cells += block
+            columns += values
+    people = len(cohort.rows("test"))
+    return {"cells": cells, "people": people}, np.stack(columns or [np.empty(people)], axis=1)
+
+
+def _cells(
+    scored: Scored,
+    measures: Sequence[Metric],
+    loaded: Sequence[tuple[dict[str, Any], np.ndarray]],
+    store: Store,
+) -> list[Cell]:
     first = scored.scores[0]
-    metrics = {metric.name: metric for metric in first.metrics}
+    metrics = {metric.name: metric for metric in measures}
     cells = []
     for column, cell in enumerate(loaded[0][0]["cells"]):
         parts = [record["cells"][column] for record, _ in loaded]
@@ -72,6 +111,7 @@ def cells_of(scored: Scored, store: Store) -> list[Cell]:
                 replicates=tuple(range(len(parts))),
                 score_digests=tuple(s.digest for s in scored.scores),
                 scale=metric.scale,
+                share=metric.share,
                 higher_is_better=metric.higher_is_better,
                 n=cell["n"],
                 positives=cell.get("positives"),

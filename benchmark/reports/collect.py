@@ -15,7 +15,7 @@ from benchmark.engine.store import ArtifactError, Store
 from benchmark.evaluation.embed import Embed
 from benchmark.evaluation.score import MEAN, Score
 from benchmark.reports.ceilings import Ceilings
-from benchmark.reports.cells import Scored, cells_of
+from benchmark.reports.cells import Scored, cells_of, further_cells
 from benchmark.reports.rows import Cell, gap_of, row_of, versus_of
 from benchmark.stage import Stage, topological
 
@@ -40,7 +40,7 @@ def rows_file(
         found = cells_of(scored, store)
         cost = run_of(scored, store)
         cells += found
-        rows += [row_of(cell, cost) for cell in found]
+        rows += [row_of(cell, cost) for cell in (*found, *further_cells(scored, store))]
     versus: list[dict[str, Any] | None] = []
     landmarks: dict[str, dict[tuple, list[Cell]]] = {}
     for theirs in others:
@@ -77,7 +77,9 @@ def _compared(a: Cell, b: Cell, task: Task) -> bool:
         return False
     if a.metric != task.primary.get(section):
         return False
-    references = {task.reference.get(name) for name in (section, a.modality, b.modality)}
+    # Image encoders have a reference of their own, where they stand in a section of their own.
+    shared = {a.modality} & {b.modality}
+    references = {task.reference.get(name) for name in (section, *shared)}
     return a.target == MEAN or bool(references & {a.method, b.method})
 
 

@@ -59,12 +59,12 @@ def turn(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a whole file or nothing: readers see the old text until the new one is complete."""
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a whole file or nothing: readers see the old one until the new one is complete."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as f:
-            f.write(text)
+        with os.fdopen(descriptor, "wb") as f:
+            f.write(content.encode() if isinstance(content, str) else content)
         Path(temporary).chmod(0o644)  # mkstemp's files are private, published ones are not
         Path(temporary).replace(path)
     except BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import math
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,9 @@ class Line:
         From the metric's unit to the printed one.
     remarks
         Footnotes.
+    people, positives, seeds
+        Test people, positives among them, and runs whose spread is printed; 0 where the paper does
+        not say.
     """
 
     printed: Mapping[str, str]
@@ -74,6 +78,25 @@ class Line:
     metric: str
     factor: float
     remarks: tuple[Remark, ...]
+    people: int = 0
+    positives: int = 0
+    seeds: int = 0
+
+    @property
+    def se(self) -> float | None:
+        """Standard error over test people and runs, in the metric's unit; None where unknown.
+
+        Over people from their number alone: Hanley and McNeil's (Radiology 143:29, 1982) of an
+        AUROC, that of normal variables of R2 and r, and of P@k that of a share, which is too large
+        where k is above 1, as the former are of means over targets.
+        """
+        value = float(self.printed["mean"]) / self.factor
+        variance = _variance(self.metric, value, self.people, self.positives)
+        if variance is None:
+            return None
+        if self.seeds and self.printed["std"]:
+            variance += (float(self.printed["std"]) / self.factor) ** 2 / self.seeds
+        return math.sqrt(variance)
 
     @property
     def compare(self) -> bool:
@@ -89,6 +112,21 @@ class Line:
     def row(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the values of some columns, as they head a row or a column."""
         return tuple(self.title if name == "target" else self.printed[name] for name in names)
+
+
+def _variance(metric: str, value: float, people: int, positives: int) -> float | None:
+    if not people:
+        return None
+    if metric == "AUROC" and positives:
+        others = people - positives
+        one, two = value / (2 - value), 2 * value**2 / (1 + value)
+        squares = (positives - 1) * (one - value**2) + (others - 1) * (two - value**2)
+        return (value * (1 - value) + squares) / (positives * others)
+    if metric == "R2" and value >= 0:
+        return 4 * value * (1 - value) ** 2 / people
+    if metric == "r":
+        return (1 - value**2) ** 2 / people
+    return value * (1 - value) / people if metric.startswith("P@") else None
 
 
 @dataclass(frozen=True)
@@ -165,6 +203,7 @@ def _line(
     metric, factor = rules["metric"][printed["metric"]]
     target = rules["target"].get(printed["target"], {})
     architecture = printed["task"] == ARCHITECTURE
+    test = paper.get("test", {})
     return Line(
         printed=printed,
         kind=ARCHITECTURE if architecture else rule.get("kind", REPRODUCIBLE),
@@ -183,6 +222,9 @@ def _line(
             for remark in paper["remark"]
             if _fits(remark, printed)
         ),
+        people=test.get("people", {}).get(printed["task"], 0),
+        positives=test.get("positives", {}).get(printed["target"], 0),
+        seeds=test.get("seeds", 0),
     )
 
 
@@ -208,6 +250,14 @@ def find(name: str) -> Table:
 def _spelt(name: str) -> tuple[str, ...]:
     *words, number = name.lower().split() or [""]
     return (*words, ROMAN.get(number, number))
+
+
+def overview_json() -> list[dict[str, Any]]:
+    """Return the tables, and how many numbers each has, as plain JSON."""
+    return [
+        {"table": name, "title": table.title, "values": len(table.lines)}
+        for name, table in tables().items()
+    ]
 
 
 def overview() -> str:

@@ -2,14 +2,15 @@
 
 A file is ``<cohort>[-<preset>]-<scale>/<track>/<task>/<method>.json``:
 
-    {"method", "task", "cohort", "preset", "scale", "track", "role", "uses_labels",
+    {"method", "task", "cohort", "preset", "scale", "track", "role", "uses_labels", "overrides",
      "rows": [{"head", "modality", "target", "metric", "fraction", "result", "run"}],
      "versus": [{"head", "modality", "target", "metric", "fraction", "other", ...}],
      "gaps": [{"head", "modality", "target", "metric", "fraction", "reference", "goal", ...}]}
 
 ``result``, ``versus`` and ``gaps`` follow from the scores alone and so are equal wherever those
-are; a file without ``gaps`` has none. ``run`` tells what it cost (`RUN_FIELDS`). Nothing in a file
-is about one person.
+are; a file without ``gaps`` has none. ``overrides`` stands in files of methods with changed fields
+alone: each field's value, the one instead of which, and whether the track fixes it. ``run`` tells
+what it cost (`RUN_FIELDS`). Nothing in a file is about one person.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 
 from benchmark.api import UserError
 from benchmark.evaluation.statistics import Scale, compare, estimate, gap_closed
+from benchmark.names import file_name
 from benchmark.reports.files import dumps, grouped, plain, replace_file, turn
 
 KEY = ("head", "modality", "target", "metric", "fraction")
@@ -96,6 +98,10 @@ class Cell:
         targets the smallest of theirs.
     unmatched, ties
         Retrieval: queries without any match, and queries whose k best a tie decided.
+    share
+        Whether the values are shares of the people, from which counts follow.
+    digits
+        Significant digits of what is derived from them; None for as many as a file keeps.
     """
 
     method: str
@@ -122,6 +128,8 @@ class Cell:
     targets: tuple[str, ...] | None = None
     unmatched: int | str | None = None
     ties: int | str | None = None
+    share: bool = False
+    digits: int | None = None
 
     def __post_init__(self) -> None:
         if self.theta is None:
@@ -161,6 +169,8 @@ def without_small_counts(cell: Cell, people: int) -> Cell:
     that was derived from it, comparisons included. A count of 1 to 4 reads ``<5``. Where the rest
     of a total would be such a count, the count itself is withheld; of ``n``, whose rest are the
     test people without a value, ``>`` and a limit remain, which then is what intervals count on.
+    A share of people is rounded to whole fives of them: two shares, of one search at two cut-offs,
+    would tell a small count by their difference.
 
     Parameters
     ----------
@@ -178,10 +188,25 @@ def without_small_counts(cell: Cell, people: int) -> Cell:
     if min(cell.smallest or 0, matched) < SMALLEST_COUNT:
         status = FEW_PEOPLE if cell.status == OK else cell.status
         cell = replace(cell, status=status, theta=None, psi=None, interval=None, chance=None)
+    if cell.share and cell.usable:
+        cell = _in_fives(cell, n)
     if n < SMALLEST_COUNT:
         return replace(cell, n=FEW if n else 0, **dict.fromkeys(parts))
     shown = f">{people - SMALLEST_COUNT}" if 0 < people - n < SMALLEST_COUNT else n
     return replace(cell, n=shown, **{name: _part(count, n) for name, count in parts.items()})
+
+
+def _in_fives(cell: Cell, people: int) -> Cell:
+    """Return a share of people to the nearest `SMALLEST_COUNT` of them.
+
+    So are its variance and the people it hinges on, which give the share away. What the variances
+    of replicates tell beyond it, how many people they agree on, is cut to three digits.
+    """
+    theta = np.asarray(cell.theta, float)
+    coarse = SMALLEST_COUNT * np.round(theta * people / SMALLEST_COUNT) / people
+    wider = np.sqrt(coarse * (1 - coarse) / (theta * (1 - theta)))
+    rarer = round(people * np.minimum(coarse, 1 - coarse).min())
+    return replace(cell, theta=coarse, psi=cell.psi * wider, n_min=rarer, digits=3)
 
 
 def _part(count: int | None, total: int) -> int | str | None:
@@ -242,6 +267,9 @@ def _numbers(cell: Cell) -> dict[str, Any]:
     numbers["se"] = math.sqrt(e.v)
     if cell.positives is None or cell.positives >= MINIMUM_POSITIVES:
         numbers["lo"], numbers["hi"] = e.lo, e.hi
+    if cell.digits is not None:
+        derived = {n: x for n, x in numbers.items() if isinstance(x, float) and n != "value"}
+        numbers |= {name: float(f"{x:.{cell.digits}g}") for name, x in derived.items()}
     return numbers
 
 
@@ -375,7 +403,7 @@ def rows_path(root: Path, file: Mapping[str, Any]) -> Path:
     """Return where the file of a method and task lives under ``root``."""
     parts = [file["cohort"], file.get("preset"), file["scale"]]
     folder = "-".join(part for part in parts if part)
-    return Path(root) / folder / file["track"] / file["task"] / f"{file['method']}.json"
+    return Path(root) / folder / file["track"] / file["task"] / f"{file_name(file['method'])}.json"
 
 
 def write_rows(root: Path, new: Mapping[str, Any]) -> Path:
@@ -411,10 +439,11 @@ def read_file(path: Path) -> dict[str, Any]:
     return file
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Read every rows file below a folder, in the order of their paths."""
+def read_rows(*folders: Path) -> list[dict[str, Any]]:
+    """Read every rows file below the folders, in the order of their paths."""
     return [
         read_file(path)
+        for folder in folders
         for path in sorted(Path(folder).rglob("*.json"))
         if not path.name.startswith(".")
     ]

@@ -3,7 +3,8 @@
     python tests/golden/make_predictions.py
 
 writes ``predictions/<kind>.csv`` beside this file: 80 people, three methods of different skill, two
-replicates each. Values are rounded to two decimals, so that some tie, and some are missing.
+replicates each. Values are rounded to two decimals, so that some tie, and some are missing. A
+diagnostic has no targets: one number for each person and measure, and what chance would give.
 """
 
 from pathlib import Path
@@ -14,6 +15,8 @@ import pandas as pd
 PEOPLE, REPLICATES, TARGETS = 80, 2, ("first", "second")
 SKILL = {"weak": 0.3, "fair": 0.9, "strong": 2.0}
 MISSING = 0.1
+MEASURES = {"error": -0.2, "own": 0.1, "own_projected": 0.15, "inside": 0.05}
+"""Of diagnostics, and what skill does to them."""
 FOLDER = Path(__file__).parent / "predictions"
 
 
@@ -40,8 +43,24 @@ def main() -> None:
                 table |= {
                     f"{method}/{replicate}/{n}": c for n, c in zip(names, guess.T, strict=True)
                 }
-        text = pd.DataFrame(table).round(2).to_csv(index=False, lineterminator="\n")
-        (FOLDER / f"{kind}.csv").write_text(text)
+        write(kind, table)
+    chance = 0.2 + 0.1 * rng.random(PEOPLE)
+    missing = rng.random(PEOPLE) < MISSING  # of a person nothing can be measured by anybody
+    table = {"true/chance": chance}
+    for method, skill in SKILL.items():
+        person = rng.normal(size=PEOPLE)
+        for replicate in range(REPLICATES):
+            for measure, gain in MEASURES.items():
+                noise = 0.1 * person + 0.05 * rng.normal(size=PEOPLE)
+                value = (0.3 if gain > 0 else 1.0) + gain * skill + noise
+                table[f"{method}/{replicate}/{measure}"] = np.where(missing, np.nan, value)
+    write("diagnostic", table)
+
+
+def write(kind: str, table: dict[str, np.ndarray]) -> None:
+    """Write the predictions of one kind of task."""
+    text = pd.DataFrame(table).round(2).to_csv(index=False, lineterminator="\n")
+    (FOLDER / f"{kind}.csv").write_text(text)
 
 
 if __name__ == "__main__":

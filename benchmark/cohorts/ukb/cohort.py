@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,8 @@ class UKB(PreparedCohort):
 
     @classmethod
     def recheck(cls, current: Mapping[str, Any]) -> None:
-        """Refuse a cohort with people who have withdrawn since it was prepared."""
+        """Refuse a cohort of other diagnoses, or with people who have withdrawn since."""
+        _refuse_other_definition(current)
         again = f"run: {current['command']}"
         if current["discard"]:
             raise UserError(
@@ -49,6 +52,27 @@ class UKB(PreparedCohort):
                 f"{count:,} of the people in the ukb cohort have withdrawn since it was prepared; "
                 + again
             )
+
+
+def _refuse_other_definition(current: Mapping[str, Any]) -> None:
+    """Refuse diagnoses by a definition that once could be chosen: they would pass as clean."""
+    try:
+        about = json.loads(
+            (data_folder(UKB.name, current["fingerprint"]) / "cohort.json").read_text()
+        )
+        definition = about.get("endpoints", "clean")
+    except (OSError, ValueError, AttributeError):
+        raise damaged(UKB.name) from None
+    if definition == "clean":
+        return
+    words = shlex.split(current["command"])
+    if "--endpoints" in words:
+        place = words.index("--endpoints")
+        del words[place : place + 2]
+    raise UserError(
+        f"the ukb cohort was prepared with the diagnoses {definition!r} in place of the clean "
+        f"ones; both now stand side by side: run: {shlex.join(words)}"
+    )
 
 
 def _state(path: Path) -> tuple[int, int]:

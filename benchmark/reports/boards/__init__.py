@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmark.reports.boards.cost import cost_csv, cost_markdown, costs
 from benchmark.reports.boards.document import document
 from benchmark.reports.boards.info import TRACK, Expected, TaskInfo
 from benchmark.reports.boards.markdown import markdown
-from benchmark.reports.boards.own import own_rows
+from benchmark.reports.boards.own import own_rows, own_sections
 from benchmark.reports.boards.records import csv_of
 from benchmark.reports.boards.text import json_text, short
 from benchmark.reports.ceilings import read_ceilings
@@ -29,25 +30,27 @@ __all__ = [
     "TaskInfo",
     "document",
     "own_rows",
+    "own_sections",
     "render",
     "render_index",
     "short",
 ]
 
 
-def render(rows_folder: Path, out_folder: Path, *infos: TaskInfo) -> list[Path]:
+def render(rows_folder: Path | tuple[Path, ...], out_folder: Path, *infos: TaskInfo) -> list[Path]:
     """Write ``<task>.md``, ``.csv`` and ``.json`` of each task, then the cost; return their paths.
 
     Parameters
     ----------
     rows_folder
-        The rows of one cohort, preset and scale, all tasks and tracks.
+        The rows of one cohort, preset and scale, all tasks and tracks; of several folders, later
+        ones stand beside earlier ones.
     out_folder
         Where the ceilings of the same people are, if there are any; made when it does not exist.
     infos
         The tasks the boards are of.
     """
-    files = read_rows(rows_folder)
+    files = _files(rows_folder)
     ceilings = read_ceilings(out_folder)
     texts = {}
     for info in infos:
@@ -62,7 +65,9 @@ def render(rows_folder: Path, out_folder: Path, *infos: TaskInfo) -> list[Path]:
     return _write(out_folder, texts)
 
 
-def render_index(rows_folder: Path, out_folder: Path, tasks: Iterable[str]) -> list[Path]:
+def render_index(
+    rows_folder: Path | tuple[Path, ...], out_folder: Path, tasks: Iterable[str]
+) -> list[Path]:
     """Write the pages ``index.html`` and ``cost.html`` of the boards in a folder.
 
     Parameters
@@ -76,16 +81,22 @@ def render_index(rows_folder: Path, out_folder: Path, tasks: Iterable[str]) -> l
     """
     # The page renders documents and so stands on this package.
     from benchmark.reports.page import cost_page, page
+    from benchmark.reports.page.pictures import galleries
     from benchmark.reports.published import tables
 
     paths = [Path(out_folder) / f"{name}.json" for name in tasks]
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-    records = costs(read_rows(rows_folder))
+    files = _files(rows_folder)
+    records = costs(files)
     texts = {
-        "index.html": page(documents, tables()),
+        "index.html": page(documents, tables(), galleries(Path(out_folder), files)),
         "cost.html": cost_page(documents, records),
     }
     return _write(out_folder, texts)
+
+
+def _files(folders: Path | tuple[Path, ...]) -> list[dict[str, Any]]:
+    return read_rows(*(folders if isinstance(folders, tuple) else (folders,)))
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> list[Path]:

@@ -15,7 +15,7 @@ from benchmark.reports.boards.info import LEVEL, RANKED_BLOCKS, TRACK, TaskInfo
 from benchmark.reports.boards.limits import Limits
 from benchmark.reports.boards.reader import reading
 from benchmark.reports.boards.recorded import MEAN, Recorded
-from benchmark.reports.boards.sections import sections
+from benchmark.reports.boards.sections import is_primary, sections
 from benchmark.reports.boards.text import rounded
 from benchmark.reports.files import grouped
 from benchmark.reports.rows import MINIMUM_POSITIVES, UNDERPOWERED
@@ -72,7 +72,13 @@ def plan(info: TaskInfo) -> dict[str, Any]:
     """Return what was fixed before any result, with its digest."""
     ranked = [method for method in info.methods if method.role == "ranked"]
     families = [
-        {"modality": modality, "fraction": fraction, "block": block, "members": members}
+        {
+            "modality": modality,
+            "fraction": fraction,
+            "block": block,
+            "primary": is_primary(info, modality, info.heads[0], block),
+            "members": members,
+        }
         for modality in info.primary
         for fraction in info.fractions
         for block in RANKED_BLOCKS

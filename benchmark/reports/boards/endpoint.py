@@ -12,17 +12,18 @@ from benchmark.reports.boards.text import (
     BLANK,
     NOT_COMPARED,
     Record,
+    compared,
     estimate,
-    modality_name,
-    number,
+    gap_closed,
+    labels_needed,
+    origin,
     p_value,
     percent,
-    places,
     rank,
+    resolves,
     short,
     signed,
     table,
-    two_digits,
 )
 
 STRONGEST = 2  # references that every method is set against
@@ -39,13 +40,13 @@ def ranking(section: Record, members: list[Record], ranked: bool) -> str:
     columns["method"] = lambda x: x["method"] if ranked else _with_origin(x, section)
     columns[f"{section['metric']} [95% interval]"] = estimate
     if any(x["method"] == reference for x in every):
-        columns[f"difference to {reference} [95% interval]"] = lambda x: _compared(x, reference)
+        columns[f"difference to {reference} [95% interval]"] = lambda x: compared(x, section)
         if ranked:
             columns["p (Holm)"] = lambda x: p_value((x["difference"] or {}).get("p_holm"))
     if any(x["gap_closed"] for x in every):
-        columns["gap closed"] = lambda x: _gap(x["gap_closed"])
+        columns["gap closed"] = lambda x: gap_closed(x["gap_closed"])
     if ranked and any(x["label_factor"] for x in every):
-        columns[f"labels {reference} needs"] = lambda x: _factor(x["label_factor"])
+        columns[f"labels {reference} needs"] = lambda x: labels_needed(x["label_factor"])
     if any(x["share_of_ceiling"] is not None for x in every):
         columns["share of ceiling"] = lambda x: percent(x["share_of_ceiling"])
     return table(list(columns), [[show(x) for show in columns.values()] for x in members])
@@ -53,41 +54,8 @@ def ranking(section: Record, members: list[Record], ranked: bool) -> str:
 
 def _with_origin(line: Record, section: Record) -> str:
     """Name with the head and modality in which a reference was found, where not the section's."""
-    origin = []
-    if line["modality"] != section["modality"]:
-        origin.append(modality_name(line["modality"]))
-    if line["head"] != section["head"]:
-        origin.append(f"{line['head']} head")
-    if line["role"] == "control":
-        origin.append("control")
-    return f"{line['method']} ({', '.join(origin)})" if origin else line["method"]
-
-
-def _compared(line: Record, reference: str) -> str:
-    if line["method"] == reference:
-        return "reference"
-    if line["value"] is None:
-        return BLANK
-    d = line["difference"]
-    if d is None:
-        return NOT_COMPARED
-    fewer = d["replicates"] < line["replicates"]
-    return signed(d) + (f" (of the {d['replicates']} common replicates)" if fewer else "")
-
-
-def _gap(gap: Record | None) -> str:
-    if gap is None:
-        return BLANK
-    known = gap["lo"] is not None
-    ends = f" [{round(100 * gap['lo'])}, {round(100 * gap['hi'])}]" if known else ""
-    return f"{percent(gap['value'])}{ends}"
-
-
-def _factor(factor: Record | None) -> str:
-    if factor is None:
-        return BLANK
-    bound = "" if factor["bound"] == "=" else factor["bound"]
-    return f"{bound}{two_digits(100 * factor['fraction'])}%"
+    said = origin(line, section)
+    return f"{line['method']} ({said})" if said else line["method"]
 
 
 def against_references(section: Record) -> list[str]:
@@ -150,15 +118,11 @@ def provenance(lines: Iterable[Record]) -> str:
     """Return what each line was made of, and what its comparison could have found."""
     lines = list(lines)
 
-    def resolves(line: Record) -> str | None:
-        d = line["difference"]
-        return None if d is None else number(d["resolvable"], places(d["se"]))
-
     optional: dict[str, Callable[[Record], Any]] = {
         "without a match": lambda line: line["unmatched"],
         "ties at a cut-off": lambda line: line["ties"],
         "n": lambda line: line["n"],
-        "resolves": resolves,
+        "resolves": lambda line: resolves(d) if (d := line["difference"]) else None,
     }
     shown = {k: show for k, show in optional.items() if any(show(x) is not None for x in lines)}
     rows = []

@@ -23,12 +23,13 @@ from benchmark.reports.boards.info import (
     UNRANKED,
     WIDEST,
 )
-from benchmark.reports.boards.reader import resolves_text
+from benchmark.reports.boards.reader import family_text, resolves_text
 from benchmark.reports.boards.recorded import MEAN
 from benchmark.reports.boards.sections import group_target, title
 from benchmark.reports.boards.text import (
     BLANK,
     NOT_COMPARED,
+    PRIMARY,
     Record,
     estimate,
     labels,
@@ -53,20 +54,14 @@ ORACLES = {
 
 def markdown(document: Record) -> str:
     """Return the Markdown of a board document."""
-    parts = [f"# {document['title']}"]
-    does = "shows" if document["kind"] == DIAGNOSTIC else "ranks"
-    if document["simulated"]:
-        parts.append(
-            f"> **Simulated people.** This board {does} learning behaviour on simulated people "
-            "under a small budget, not clinical performance."
-        )
+    parts = heading(document)
     if document["cohort"] is None:
         return "\n\n".join([*parts, "Nothing run yet."]) + "\n"
     parts.append(
         f"Cohort {folder_name(document)} (fingerprint `{short(document['fingerprint'])}`), task "
         f"`{document['task']}` version {document['version']}, {document['track']} track."
     )
-    parts += _alarm(document)
+    parts += alarm(document)
     parts.append("\n".join(f"- {line}" for line in document["reading"]))
     parts += _ceilings(document)
     for section in document["sections"]:
@@ -75,7 +70,19 @@ def markdown(document: Record) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _alarm(document: Record) -> list[str]:
+def heading(document: Record) -> list[str]:
+    """Return the title, and whose people these are."""
+    parts = [f"# {document['title']}"]
+    does = "shows" if document["kind"] == DIAGNOSTIC else "ranks"
+    if document["simulated"]:
+        parts.append(
+            f"> **Simulated people.** This board {does} learning behaviour on simulated people "
+            "under a small budget, not clinical performance."
+        )
+    return parts
+
+
+def alarm(document: Record) -> list[str]:
     """Say whether anybody exceeds the ceiling of what it sees."""
     if document["no_ceilings"]:
         return [document["no_ceilings"]]
@@ -138,6 +145,21 @@ def _listed(targets: Sequence[str]) -> str:
 
 
 def _section(section: Record, document: Record) -> list[str]:
+    lines = [line for line in section["lines"] if line["status"] != NOT_APPLICABLE]
+    parts = ranked_blocks(section, document)
+    if all(line["digest"] is None for line in lines):
+        return parts
+    parts += against_references(section)
+    parts += warnings(lines)
+    parts += over_groups(section, document)
+    parts += per_target(section, document)
+    parts += other_metrics(section)
+    parts += ["Provenance:", provenance(lines)]
+    return parts
+
+
+def ranked_blocks(section: Record, document: Record) -> list[str]:
+    """Return what a section says of its endpoint: who is missing, and a table for each block."""
     parts = [f"## {title(section)}"]
     lines = [line for line in section["lines"] if line["status"] != NOT_APPLICABLE]
     if all(line["digest"] is None for line in lines):
@@ -154,23 +176,18 @@ def _section(section: Record, document: Record) -> list[str]:
     ):
         parts += [f"{says}: {', '.join(names)}."] if names else []
     parts.append(_endpoint(section, document))
-    for block, heading in HEADINGS.items():
+    for block, name in HEADINGS.items():
         members = [line for line in lines if line["block"] == block]
         if not members:
             continue
         ranked = block in RANKED_BLOCKS and document["kind"] != DIAGNOSTIC
-        parts.append(f"### {f'Ranked: {heading}' if ranked else heading[0].upper() + heading[1:]}")
-        parts.append(ranking(section, members, ranked))
         family = section["families"].get(block)
+        kind = f" ({PRIMARY[family['primary']]} family)" if family else ""
+        parts.append(f"### {f'Ranked: {name}{kind}' if ranked else name[0].upper() + name[1:]}")
+        parts.append(ranking(section, members, ranked))
         if family and family["compared"] < family["pairs"]:
             missing = family["pairs"] - family["compared"]
             parts.append(f"{missing} of {family['pairs']} pairs {NOT_COMPARED}.")
-    parts += against_references(section)
-    parts += warnings(lines)
-    parts += over_groups(section, document)
-    parts += per_target(section, document)
-    parts += other_metrics(section)
-    parts += ["Provenance:", provenance(lines)]
     return parts
 
 
@@ -179,7 +196,7 @@ def _endpoint(section: Record, document: Record) -> str:
     if document["kind"] == DIAGNOSTIC:
         text = f"Shown: {section['metric']}{over if section['endpoint'] else ''}."
     else:
-        kind = "Primary" if section["primary"] else "Secondary"
+        kind = PRIMARY[section["primary"]].capitalize()
         text = f"{kind} endpoint: mean {section['metric']}{over}."
     if not section["higher_is_better"]:
         text += " Lower is better."
@@ -189,13 +206,13 @@ def _endpoint(section: Record, document: Record) -> str:
         there = any(x["method"] == section["reference"] for x in section["lines"])
         text += f" Reference method: {section['reference']}{'' if there else f', {NOT_RUN}'}."
     families = [
-        f"{family['pairs']} pair{'s' * (family['pairs'] > 1)} of {family['members']} {block} "
-        "methods"
+        f"{family_text(block, family)}, {family['pairs']} pair{'s' * (family['pairs'] > 1)}"
         for block, family in section["families"].items()
         if family["pairs"]
     ]
     if families:
-        text += f" Families: {'; '.join(families)}."
+        each = ", each its own" if len(families) > 1 else ""
+        text += f" Families under Holm's correction{each}: {'; '.join(families)}."
     resolves = resolves_text(section)
     return f"{text} {resolves}" if resolves else text
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmark.reports.boards.info import DIAGNOSTIC, RETRIEVAL, WIDEST
-from benchmark.reports.boards.text import number, places, short
+from benchmark.reports.boards.text import PRIMARY, number, places, short
 from benchmark.reports.rows import MINIMUM_POSITIVES, ONE_CHECKPOINT, UNDERPOWERED
 
 STANDARD, FEW_LABELS_STANDARD, FEW_LABELS = 5, 10, 0.01
@@ -37,8 +37,10 @@ def reading(record: Mapping[str, Any]) -> list[str]:
             "Rank: the places a method can have, from paired tests of all pairs of its block (and "
             "of the block with the reference) under Holm's correction at 5%; methods that share a "
             "letter are not told apart, and a pair that is not compared counts as not told apart.",
-            "Families: each block of a section is one, primary or secondary as the section says; "
-            "there is no correction across sections, nor across boards.",
+            "Families: each ranked block of a section is one under Holm's correction, with the "
+            "reference where that stands outside. Primary is that of the methods that learn "
+            "without labels, in a section whose endpoint is primary; all others are secondary. "
+            "There is no correction across blocks, sections or boards.",
             "Per target (secondary): differences to the reference with a dot (·) where the "
             "Benjamini-Hochberg q is at most 5%, over all methods of a block and all targets; "
             "means over groups of targets are a family of their own.",
@@ -137,6 +139,13 @@ def _effects(sections: Iterable[Mapping[str, Any]]) -> list[str]:
             "score, interpolated between the fractions of this board on the logarithm of labels."
         )
     return texts
+
+
+def family_text(block: str, family: Mapping[str, Any]) -> str:
+    """Say what a family is and who belongs to it."""
+    members = f"{family['members']} {block} method{'s' * (family['members'] > 1)}"
+    outsider = f" and {family['outsider']}" if family["outsider"] else ""
+    return f"{PRIMARY[family['primary']]}, {members}{outsider}"
 
 
 def resolves_text(section: Mapping[str, Any]) -> str:

@@ -1,4 +1,8 @@
-"""A board as CSV: one record for each target and metric of each line."""
+"""A board as CSV: one record for each target and metric of each line.
+
+What only the endpoint has (rank, family, digest of all the line's records) stands in its record
+alone.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from typing import Any
 
 from benchmark.reports.boards.info import NOT_RUN
 from benchmark.reports.boards.recorded import MEAN
-from benchmark.reports.boards.text import csv_text
+from benchmark.reports.boards.text import PRIMARY, csv_text
 
 FIELDS = (
     *("modality", "fraction", "section_head", "block", "method", "head", "row_modality"),
@@ -17,7 +21,7 @@ FIELDS = (
     *("ceiling", "ceiling_lo", "ceiling_hi", "share_of_ceiling"),
     *("ceiling_difference", "ceiling_p", "ceiling_p_holm"),
     *("gap_closed", "gap_closed_lo", "gap_closed_hi", "label_factor", "label_factor_bound"),
-    *("rank_lo", "rank_hi", "letters", "notes", "digest"),
+    *("family", "rank_lo", "rank_hi", "letters", "notes", "digest"),
 )
 _CELL = (
     *("target", "metric", "status", "value", "lo", "hi", "se", "n", "positives", "chance"),
@@ -42,9 +46,9 @@ def _records(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         for cell in section["cells"]:
             line = lines[cell["method"]]
             record = {**_section(section), **_line(line), **_cell(cell)}
-            record["notes"] = "; ".join(dict.fromkeys([*line["notes"], *cell["notes"]]))
+            record["notes"] = "; ".join(cell["notes"])
             if (cell["target"], cell["metric"]) == (MEAN, section["metric"]):
-                record |= _endpoint(line)
+                record |= _endpoint(line, section)
             yield record
 
 
@@ -54,7 +58,7 @@ def _section(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _line(line: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("block", "method", "head", "replicates", "digest")
+    names = ("block", "method", "head", "replicates")
     return {**{name: line[name] for name in names}, "row_modality": line["modality"]}
 
 
@@ -69,11 +73,13 @@ def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _endpoint(line: Mapping[str, Any]) -> dict[str, Any]:
+def _endpoint(line: Mapping[str, Any], section: Mapping[str, Any]) -> dict[str, Any]:
     """Return what only the endpoint has."""
     difference, gap = line["difference"] or {}, line["gap_closed"] or {}
     factor, rank = line["label_factor"] or {}, line["rank"] or (None, None)
+    family = section["families"].get(line["block"])
     return {
+        "family": PRIMARY[family["primary"]] if family else "",
         "difference_replicates": difference.get("replicates"),
         "p_holm": difference.get("p_holm"),
         "gap_closed": gap.get("value"),
@@ -84,4 +90,5 @@ def _endpoint(line: Mapping[str, Any]) -> dict[str, Any]:
         "rank_lo": rank[0],
         "rank_hi": rank[1],
         "letters": line["letters"],
+        "digest": line["digest"],
     }

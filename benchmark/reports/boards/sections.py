@@ -1,10 +1,11 @@
 """One section of a board: a modality, label fraction and head, its methods and their tests.
 
 Families. All pairs of a ranked block, and of the block with the reference, at one fraction are one
-family under Holm's correction. Per target, the differences of a block to the reference over all
-targets of the primary metric are one family under Benjamini and Hochberg's; the means over groups
-of targets are another. Blocks never share a family, so that a method that learns labels takes
-nothing from those that do not.
+family under Holm's correction. In a primary section that of the label-free methods is primary; that
+of the methods that learn labels is secondary everywhere. Per target, the differences of a block to
+the reference over all targets of the primary metric are one family under Benjamini and Hochberg's;
+the means over groups of targets are another. Blocks never share a family, so that a method that
+learns labels takes nothing from those that do not.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmark.evaluation.statistics import label_factor
 from benchmark.reports.boards.info import (
     BLOCKS,
     DIAGNOSTIC,
+    LABEL_FREE,
     LEVEL,
     MODALITIES,
     NO_HEAD,
@@ -46,6 +48,9 @@ class Family:
     letters: dict[str, str]
     members: int
     pairs: int
+    primary: bool
+    outsider: str | None
+    """The reference, where it is no member."""
 
 
 def sections(recorded: Recorded, limits: Limits) -> Iterable[Section]:
@@ -88,9 +93,8 @@ class Section:
 
     @property
     def is_primary(self) -> bool:
-        """Whether its families are primary: first modality and head of a confirmatory task."""
-        first = (next(iter(self.info.primary), None), self.info.heads[0])
-        return self.info.confirmatory and (self.modality, self.head) == first
+        """Whether its endpoint is: then so is the family of its label-free methods."""
+        return is_primary(self.info, self.modality, self.head, LABEL_FREE)
 
     @cached_property
     def everybody(self) -> list[Line]:
@@ -151,8 +155,9 @@ class Section:
         members = [x for x in self.lines if x.method.block == block and x.value is not None]
         pairs = list(itertools.combinations(members, 2))
         reference = self.reference
-        if reference is not None and reference.value is not None and reference not in members:
-            pairs += [(line, reference) for line in members]
+        outsider = reference is not None and reference.value is not None
+        outsider = outsider and bool(members) and reference not in members
+        pairs += [(line, reference) for line in members] if outsider else []
         tested = {
             (a.name, b.name): d
             for a, b in pairs
@@ -172,6 +177,8 @@ class Section:
             letters=letters(names, better) if shown else {},
             members=len(names),
             pairs=len(pairs),
+            primary=is_primary(self.info, self.modality, self.head, block),
+            outsider=reference.name if outsider else None,
         )
 
     @property
@@ -184,7 +191,13 @@ class Section:
         endpoint = next((r["targets"] for r in results if r.get("targets")), ())
         chance = next((r["chance"] for r in results if r["value"] is not None), None)
         families = {
-            block: {"members": f.members, "pairs": f.pairs, "compared": len(f.p)}
+            block: {
+                "primary": f.primary,
+                "members": f.members,
+                "outsider": f.outsider,
+                "pairs": f.pairs,
+                "compared": len(f.p),
+            }
             for block, f in self.families.items()
             if f.members
         }
@@ -371,6 +384,12 @@ class Section:
                 "p_holm": rounded(above.p_holm),
             }
         return cell
+
+
+def is_primary(info: TaskInfo, modality: str, head: str, block: str) -> bool:
+    """Whether a family is: label-free methods, first modality and head of a confirmatory task."""
+    place, first = (modality, head), (next(iter(info.primary), None), info.heads[0])
+    return info.confirmatory and block == LABEL_FREE and place == first
 
 
 def group_target(group: str) -> str:

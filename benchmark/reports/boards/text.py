@@ -18,6 +18,8 @@ from benchmark.reports.files import grouped
 BLANK, NOT_COMPARED = "-", "not compared"
 Record = Mapping[str, Any]
 """A part of the board document."""
+PRIMARY = {True: "primary", False: "secondary"}
+"""What a family or an endpoint is called."""
 DIGITS = 6  # a standard error is seldom below a thousandth
 
 
@@ -78,6 +80,48 @@ def p_value(p: float | None) -> str:
     if p is None:
         return BLANK
     return "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def compared(line: Record, section: Record) -> str:
+    """Return the difference to the section's reference, or why there is none."""
+    if line["method"] == section["reference"]:
+        return "reference"
+    if line["value"] is None or section["reference"] is None:
+        return BLANK
+    d = line["difference"]
+    if d is None:
+        return NOT_COMPARED
+    fewer = d["replicates"] < line["replicates"]
+    return signed(d) + (f" (of the {d['replicates']} common replicates)" if fewer else "")
+
+
+def resolves(d: Record | None) -> str:
+    """Return the true difference that a comparison would find with 80% power."""
+    return BLANK if d is None else number(d["resolvable"], places(d["se"]))
+
+
+def origin(line: Record, section: Record) -> str:
+    """Say what sets a reference apart: its own head or modality, or being a control."""
+    own = [modality_name(line["modality"])] if line["modality"] != section["modality"] else []
+    own += [f"{line['head']} head"] if line["head"] != section["head"] else []
+    own += ["control"] if line["role"] == "control" else []
+    return ", ".join(own)
+
+
+def gap_closed(gap: Record | None) -> str:
+    """Return the share of the way to the goal, with its interval where there is one."""
+    if gap is None:
+        return BLANK
+    ends = "" if gap["lo"] is None else f" [{percent(gap['lo'])}, {percent(gap['hi'])}]"
+    return percent(gap["value"]) + ends
+
+
+def labels_needed(factor: Record | None) -> str:
+    """Return the share of labels with which the reference is as good."""
+    if factor is None:
+        return BLANK
+    bound = "" if factor["bound"] == "=" else factor["bound"]
+    return f"{bound}{two_digits(100 * factor['fraction'])}%"
 
 
 def number(x: float | None, digits: int) -> str:

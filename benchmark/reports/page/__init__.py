@@ -2,8 +2,8 @@
 
 Everything is rendered here, once, from board documents: tables and SVG alike. A script only shows
 one view at a time and sorts; without it all views follow one another, complete. No document is
-embedded beside its rendering, nothing is loaded from anywhere, and a policy in the page lets run
-no script but its own, whatever a method is called.
+embedded beside its rendering, nothing is loaded but pictures that lie beside the page, and a policy
+in it lets run no script but its own, whatever a method is called.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from benchmark.reports.page.views import view_of
 if TYPE_CHECKING:
     from jinja2 import Template
 
+    from benchmark.reports.page.pictures import Gallery
     from benchmark.reports.published import Table
 
 FOLDER = Path(__file__).parent
 KEYS = {
     "task": "Task",
     "table": "Published table",
+    "picture": "Picture",
     "modality": "Modality",
     "fraction": "Share of labels",
     "head": "Head",
@@ -40,7 +42,11 @@ KEYS = {
 """What views are chosen by, in this order."""
 
 
-def page(documents: Sequence[Mapping[str, Any]], published: Mapping[str, Table]) -> str:
+def page(
+    documents: Sequence[Mapping[str, Any]],
+    published: Mapping[str, Table],
+    galleries: Sequence[Gallery] = (),
+) -> str:
     """Return ``index.html``: every board, and the papers' numbers beside ours.
 
     Parameters
@@ -49,6 +55,8 @@ def page(documents: Sequence[Mapping[str, Any]], published: Mapping[str, Table])
         Board documents of one cohort, preset and scale, in the order in which they are shown.
     published
         The papers' tables by name, as `benchmark.reports.published.tables` returns them.
+    galleries
+        The pictures beside the page, `benchmark.reports.page.pictures.galleries`.
     """
     documents = [document for document in documents if document["cohort"] is not None]
     views = [view_of(d, section) for d in documents for section in d["sections"]]
@@ -56,10 +64,11 @@ def page(documents: Sequence[Mapping[str, Any]], published: Mapping[str, Table])
     panels += [p for d in documents for s in d["sections"] for p in cutoff_curves(d, s)]
     tables = beside(documents, published) if documents else []
     footer = (
-        "Rendered from the committed rows alone; equal results give equal pages. Every number is "
-        "also in the CSV files beside this page; what it cost is in cost.html."
+        "Rendered from the committed rows and pictures alone; equal results give equal pages. "
+        "Every number is also in the CSV files beside this page; what it cost is in cost.html."
     )
-    return _render("Leaderboard", documents, footer, views=views, panels=panels, tables=tables)
+    blocks = {"views": views, "panels": panels, "tables": tables, "galleries": galleries}
+    return _render("Leaderboard", documents, footer, **blocks)
 
 
 def cost_page(documents: Sequence[Mapping[str, Any]], costs: Sequence[Mapping[str, Any]]) -> str:
@@ -84,7 +93,8 @@ def _render(kind: str, documents: Sequence[Mapping[str, Any]], footer: str, **bl
     first = documents[0] if documents else None
     name = folder_name(first) if first else "nothing run yet"
     script = _asset("page.js")
-    told = [block for kind in ("views", "tables", "costs") for block in blocks.get(kind, ())]
+    kinds = ("views", "tables", "galleries", "costs")
+    told = [block for kind in kinds for block in blocks.get(kind, ())]
     switches = {key: (legend, _values(key, told)) for key, legend in KEYS.items()}
     text = _template().render(
         title=f"{kind}: {name}",
@@ -96,7 +106,7 @@ def _render(kind: str, documents: Sequence[Mapping[str, Any]], footer: str, **bl
         script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         css=Markup(_asset("page.css")),
         switches={key: switch for key, switch in switches.items() if switch[1]},
-        **{"views": (), "panels": (), "tables": (), "costs": ()} | blocks,
+        **dict.fromkeys(("views", "panels", "tables", "galleries", "costs"), ()) | blocks,
     )
     return text.lstrip() + "\n"
 

@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from benchmark.reports.boards.info import TRACK
 from benchmark.reports.boards.recorded import MEAN
 from benchmark.reports.boards.sections import group_target
+from benchmark.reports.page.figures import Point, agreement
 from benchmark.reports.published import ARCHITECTURE, CHANCE, QUOTED, Line, Table
 
 NOT_RUN = "not run"
 MOST_DECIMALS = 3
+NORMAL = 1.96
+FEWEST = 3  # points of a plot
 TASK = "published"
 Cells = Mapping[tuple[str, str, str, str], Mapping[str, Any]]
 """Method, modality, target and metric to a cell of a board document."""
@@ -21,7 +26,10 @@ Cells = Mapping[tuple[str, str, str, str], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Pair:
-    """One published number and ours, as text; ``notes`` count from 1."""
+    """One published number and ours, as text; ``notes`` count from 1.
+
+    ``z`` is the difference in standard errors of both numbers.
+    """
 
     row: str
     column: str
@@ -29,6 +37,7 @@ class Pair:
     published: str
     ours: str
     difference: str
+    z: str
     compare: bool
     notes: Sequence[int]
 
@@ -42,6 +51,7 @@ class Beside:
     title: str
     citation: str
     pairs: Sequence[Pair]
+    figures: Sequence[tuple[str, Markup]]
     notes: Sequence[str]
     shared: Sequence[str]
 
@@ -70,7 +80,8 @@ def beside(documents: Sequence[Mapping[str, Any]], published: Mapping[str, Table
                 labels={"task": "Published beside ours", "table": table.name},
                 title=f"{table.name}: {table.title}",
                 citation=table.citation,
-                pairs=pairs,
+                pairs=[pair for pair, _ in pairs],
+                figures=_figures([point for _, point in pairs if point]),
                 notes=list(numbers),
                 shared=[remark.text for remark in shared],
             )
@@ -96,7 +107,8 @@ def _pair(
     cells: Cells,
     numbers: dict[str, int],
     shared: Sequence[Any],
-) -> Pair:
+) -> tuple[Pair, tuple[str, Point] | None]:
+    """Return what the table shows of a line and, where both numbers are there, what a plot does."""
     printed = line.printed
     decimals = min(len(printed["mean"].partition(".")[2]), MOST_DECIMALS)
     method = line.methods.get(TRACK, "")
@@ -105,23 +117,43 @@ def _pair(
     reasons += ["quoted in that paper, from elsewhere"] if line.kind == QUOTED else []
     reasons += [why] if why else []
     value = ours and ours["value"]
-    if value is None:
-        difference = "-"
-    elif not line.compare:
+    difference, z, point = "-", "-", None
+    if value is not None and not line.compare:
         difference = "not compared"
-    else:
-        gap = round(value * line.factor - float(printed["mean"]), decimals)
-        difference = f"{gap + 0.0:+.{decimals}f}"  # no -0
-    return Pair(
+    elif value is not None:
+        difference = f"{value * line.factor - float(printed['mean']):+z.{decimals}f}"
+        error = line.se
+        known = error is not None and ours["se"] is not None
+        if known:
+            distance = value - float(printed["mean"]) / line.factor
+            z = f"{distance / math.hypot(error, ours['se']):+z.1f}"
+        half = None if error is None else NORMAL * error * line.factor
+        ends = (None if ours[end] is None else ours[end] * line.factor for end in ("lo", "hi"))
+        point = Point(float(printed["mean"]), half, value * line.factor, *ends)
+    pair = Pair(
         row=" · ".join(dict.fromkeys(filter(None, line.row(table.rows)))),
         column=" ".join(filter(None, dict.fromkeys((line.title, printed["metric"])))),
         method=method or "-",
         published=printed["mean"] + (f" ± {printed['std']}" if printed["std"] else ""),
         ours=_shown(ours, line.factor, decimals),
         difference=difference,
+        z=z,
         compare=line.compare,
         notes=[numbers.setdefault(reason, len(numbers) + 1) for reason in reasons],
     )
+    return pair, point and (printed["metric"], point)
+
+
+def _figures(points: Sequence[tuple[str, Point]]) -> list[tuple[str, Markup]]:
+    """Return a plot for each printed metric with enough points to look at."""
+    groups: dict[str, list[Point]] = {}
+    for metric, point in points:
+        groups.setdefault(metric, []).append(point)
+    return [
+        (metric, agreement(own, f"Published {metric} and ours; the table has the values."))
+        for metric, own in groups.items()
+        if len(own) >= FEWEST
+    ]
 
 
 def _ours(
@@ -146,7 +178,7 @@ def _ours(
     heads = dict.fromkeys(cell["head"] for cell in own)
     first = document["sections"][0]["head"]
     why = "" if name == "chance" or [*heads] == [first] else f"ours: {', '.join(heads)} head"
-    return {"value": mean} | {end: whole[end] if interval else None for end in ("lo", "hi")}, why
+    return {"value": mean} | {n: whole[n] if interval else None for n in ("lo", "hi", "se")}, why
 
 
 def _members(line: Line, document: Mapping[str, Any]) -> Sequence[str]:

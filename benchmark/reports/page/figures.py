@@ -45,6 +45,17 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A published value, half of its 95% interval, and ours with its interval, None unknown."""
+
+    x: float
+    half: float | None
+    y: float
+    lo: float | None
+    hi: float | None
+
+
+@dataclass(frozen=True)
 class Axis:
     """A range of data, linear or logarithmic, and where it is labelled."""
 
@@ -226,6 +237,47 @@ def scatter(
         side = {"text-anchor": "end"} if dx < 0 else {}
         spot = {"class": "number", "x": place, "y": h, "dx": dx, "dy": dy}
         _add(root, "text", spot | side, number)
+    return _markup(root)
+
+
+def agreement(points: Sequence[Point], title: str) -> Markup:
+    """Return ours against published values with the intervals of both, and where they are equal."""
+    left, span, top, bottom = 12.0, 84.0, 10, 300
+    spread = [v for p in points for v in (p.x - (p.half or 0), p.x + (p.half or 0))]
+    x = Axis.over(spread)
+    y = Axis.over([v for p in points for v in (p.y, p.lo, p.hi) if v is not None])
+    root = _figure(title, height=bottom + 46)
+    box = {"x": f"{left:g}%", "width": f"{span:g}%", "height": bottom, "overflow": "hidden"}
+    view = {"viewBox": f"0 0 {WIDTH} {bottom}", "preserveAspectRatio": "none"}
+    plot = _add(root, "svg", box | view)
+
+    def across(value: float) -> str:
+        return _n(WIDTH * x.at(value))
+
+    def height(value: float) -> str:
+        return _n(bottom - (bottom - top) * y.at(value))
+
+    _path(plot, "grid", (f"M0 {height(t)}H{WIDTH}" for t, _ in y.ticks))
+    lo, hi = max(x.lo, y.lo), min(x.hi, y.hi)
+    if lo < hi:
+        _path(plot, "equal", [f"M{across(lo)} {height(lo)}L{across(hi)} {height(hi)}"])
+    ours = (f"M{across(p.x)} {height(p.lo)}V{height(p.hi)}" for p in points if p.lo is not None)
+    theirs = (
+        f"M{across(p.x - p.half)} {height(p.y)}H{across(p.x + p.half)}"
+        for p in points
+        if p.half is not None
+    )
+    _path(plot, "interval", [*ours, *theirs])
+    _path(plot, "value", (f"M{across(p.x)} {height(p.y)}h0" for p in points))
+    for value, text in y.ticks:
+        place = {"x": f"{left - 1:g}%", "y": height(value), "dy": 4}
+        _add(root, "text", {"class": "tick side"} | place, text)
+    for value, text in x.ticks:
+        at = f"{left + span * x.at(value):.1f}%"
+        _add(root, "text", {"class": "tick", "x": at, "y": bottom + 18}, text)
+    middle = f"{left + span / 2:g}%"
+    _add(root, "text", {"class": "tick", "x": middle, "y": bottom + 38}, "published")
+    _add(root, "text", {"class": "level", "x": 0, "y": top}, "ours")
     return _markup(root)
 
 

@@ -11,9 +11,10 @@ from markupsafe import Markup
 from benchmark.reports.boards import text
 from benchmark.reports.boards.endpoint import warnings
 from benchmark.reports.boards.info import DIAGNOSTIC, LABEL_FREE, LABEL_USING, UNRANKED
-from benchmark.reports.boards.reader import resolves_text
+from benchmark.reports.boards.reader import family_text, resolves_text
 from benchmark.reports.boards.recorded import MEAN
 from benchmark.reports.boards.sections import title as section_title
+from benchmark.reports.page.descriptive import mean_ranks, wins
 from benchmark.reports.page.figures import Axis, Mark, forest
 from benchmark.reports.page.grids import DOT, Grid, heat, matrix, other_metrics
 from benchmark.reports.page.places import Document, Section, where_of
@@ -74,6 +75,8 @@ class View:
     winners: str
     forest: Markup | None
     matrix: Grid | None
+    wins: Grid | None
+    ranks: Sequence[tuple[str, Markup]]
     heat: Grid | None
     others: Grid | None
 
@@ -106,6 +109,8 @@ def view_of(document: Document, section: Section) -> View:
         winners=_winners(top, lines) if ranked else "",
         forest=_forest(document, section),
         matrix=matrix(section) if ranked else None,
+        wins=wins(document, section) if ranked else None,
+        ranks=mean_ranks(document, section) if ranked else [],
         heat=heat(document, section),
         others=other_metrics(section),
     )
@@ -137,6 +142,8 @@ def _main_table(document: Document, section: Section) -> tuple[list, list]:
     blocks = []
     for block, heading in names.items():
         members = [line for line in section["lines"] if line["block"] == block]
+        if family := section["families"].get(block):
+            heading += f" ({text.PRIMARY[family['primary']]} family)"
         if members:
             blocks.append((heading, [_row(line, section, scale) for line in members]))
     cells = [row for _, rows in blocks for row in rows]
@@ -156,11 +163,11 @@ def _row(line: Mapping[str, Any], section: Section, scale: Axis | None) -> Row:
         "letters": line["letters"] or text.BLANK,
         "method": line["method"],
         "value": text.estimate(line),
-        "difference": _difference(line, section),
+        "difference": text.compared(line, section),
         "p": text.p_value(d["p_holm"]) if d else text.BLANK,
-        "resolvable": _resolves(d),
-        "gap": _gap(gap),
-        "label": _factor(factor),
+        "resolvable": text.resolves(d),
+        "gap": text.gap_closed(gap),
+        "label": text.labels_needed(factor),
         "share": text.percent(line["share_of_ceiling"]),
         "replicates": str(line["replicates"] or text.BLANK),
         "n": text.BLANK if line["n"] is None else str(line["n"]),
@@ -170,47 +177,7 @@ def _row(line: Mapping[str, Any], section: Section, scale: Axis | None) -> Row:
     if scale is not None and line["value"] is not None and line["lo"] is not None:
         lo, hi = 100 * scale.at(line["lo"]), 100 * scale.at(line["hi"])
         bar = Bar(100 * scale.at(line["value"]), lo, hi - lo)
-    return Row(cells, _origin(line, section), bar, _is_top(line))
-
-
-def _origin(line: Mapping[str, Any], section: Section) -> str:
-    """Say what sets a reference apart: its own head or modality, or being a control."""
-    own = [text.modality_name(line["modality"])] if line["modality"] != section["modality"] else []
-    own += [f"{line['head']} head"] if line["head"] != section["head"] else []
-    own += ["control"] if line["role"] == "control" else []
-    return ", ".join(own)
-
-
-def _difference(line: Mapping[str, Any], section: Section) -> str:
-    if line["method"] == section["reference"]:
-        return "reference"
-    d = line["difference"]
-    if d is None:
-        missing = line["value"] is None or section["reference"] is None
-        return text.BLANK if missing else "not compared"
-    fewer = d["replicates"] < line["replicates"]
-    return text.signed(d) + (f" ({d['replicates']} common replicates)" if fewer else "")
-
-
-def _resolves(d: Mapping[str, Any] | None) -> str:
-    if d is None or d["resolvable"] is None:
-        return text.BLANK
-    return text.number(d["resolvable"], text.places(d["se"]))
-
-
-def _gap(gap: Mapping[str, Any] | None) -> str:
-    if gap is None or gap["value"] is None:
-        return text.BLANK
-    if gap["lo"] is None:
-        return text.percent(gap["value"])
-    return f"{text.percent(gap['value'])} [{text.percent(gap['lo'])}, {text.percent(gap['hi'])}]"
-
-
-def _factor(factor: Mapping[str, Any] | None) -> str:
-    if factor is None or factor["fraction"] is None:
-        return text.BLANK
-    bound, share = factor["bound"], float(f"{100 * factor['fraction']:.2g}")
-    return f"{'' if bound == '=' else bound}{share:g}%"
+    return Row(cells, text.origin(line, section), bar, _is_top(line))
 
 
 def _is_top(line: Mapping[str, Any]) -> bool:
@@ -259,14 +226,14 @@ def _reader(document: Document, section: Section) -> Iterable[str]:
     if document["kind"] == DIAGNOSTIC:
         yield f"Shown: mean {section['metric']}{over}."
     else:
-        rank = "primary" if section["primary"] else "secondary"
-        yield f"Endpoint ({rank}): mean {section['metric']}{over}."
+        yield f"Endpoint ({text.PRIMARY[section['primary']]}): mean {section['metric']}{over}."
         families = [
-            f"{family['members']} {block} methods ({family['compared']} of {family['pairs']} "
-            "pairs compared)"
+            f"{family_text(block, family)} ({family['compared']} of {family['pairs']} pairs "
+            "compared)"
             for block, family in section["families"].items()
         ]
-        yield f"Families under Holm's correction here: {'; '.join(families) or 'none'}."
+        each = ", each its own" if len(families) > 1 else ""
+        yield f"Families under Holm's correction here{each}: {'; '.join(families) or 'none'}."
         if resolves := resolves_text(section):
             yield resolves
     # The dot of a Markdown table, as it is drawn here.
