@@ -105,7 +105,7 @@ def poisoned(artifacts, view, rows, folder, value=np.nan):
 
 
 def test_poison_in_a_training_person_is_noticed(tmp_path, artifacts):
-    """What every method is shown (`test_methods`) would not go unnoticed in training people."""
+    """What the conformance kit shows every method would not go unnoticed in training people."""
     method = make("mae")
     train_rows = CohortData(artifacts[COHORT.digest]).rows("train")
     changed = poisoned(artifacts, method.views()["ecg"], train_rows, tmp_path / "views")
@@ -119,23 +119,9 @@ def finetune_half():
     return FineTune(method=method, cohort=COHORT, seed=0, **own)
 
 
-@pytest.mark.parametrize(
-    "made",
-    [
-        finetune_half,
-        lambda: make("eccl", fraction=0.5),
-        lambda: make("eccl", fraction=0.5).cmr,
-        lambda: make("dual-phase", fraction=0.5).cmr[0],
-    ],
-    ids=["finetune", "eccl", "cmr-labelled", "phase-supervised"],
-)
-def test_labels_outside_the_fraction_never_reach_training(tmp_path, artifacts, made):
+def test_labels_outside_the_fraction_never_reach_fine_tuning(tmp_path, artifacts):
     cohort = CohortData(artifacts[COHORT.digest])
-    head = made().replace(recipe=Recipe(updates=6, rounds=2, batch_size=8))
-    whole = make("eccl").initial_weights()
-    for part, stage in head.initial_weights().items():  # whose labels do not matter here
-        if stage.digest not in artifacts:
-            artifacts = {**artifacts, stage.digest: artifacts[whole[part].digest]}
+    head = finetune_half().replace(recipe=Recipe(updates=6, rounds=2, batch_size=8))
     outside = np.setdiff1d(
         np.arange(300), np.r_[cohort.labelled(0, 0.5), cohort.rows("validation")]
     )
