@@ -13,8 +13,9 @@ import pytest
 import wfdb
 
 from benchmark.api import UserError
-from benchmark.cohorts import wfdb_cohort
+from benchmark.cohorts import ecg_cohort, wfdb_cohort
 from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, LEADS, CohortData
+from benchmark.cohorts.ecg_cohort import Exclusion, Prepared
 from benchmark.cohorts.phenotypes import PHENOTYPE_NAMES
 from benchmark.cohorts.prepared import data_folder, prepared_folder
 from benchmark.cohorts.recordings import Fault
@@ -22,7 +23,7 @@ from benchmark.cohorts.simulated.ecg import draw_ecg
 from benchmark.cohorts.simulated.population import draw_block
 from benchmark.cohorts.simulated.presets import PRESETS
 from benchmark.cohorts.splits import split_of
-from benchmark.cohorts.wfdb_cohort import WFDB, Exclusion, Prepared, Sources, prepare
+from benchmark.cohorts.wfdb_cohort import WFDB, Sources, prepare
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parent / "examples"
@@ -449,7 +450,7 @@ def test_nobody_left(raw: Path, ecgs: np.ndarray) -> None:
 @pytest.fixture
 def many(raw: Path, ecgs: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Seven people in blocks of three."""
-    monkeypatch.setattr(wfdb_cohort, "BLOCK", 3)
+    monkeypatch.setattr(ecg_cohort, "BLOCK", 3)
     for number in range(7):
         write(raw, f"r{number}", ecgs[number], [f"Age: {20 + number}"])
     return raw
@@ -458,17 +459,17 @@ def many(raw: Path, ecgs: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_work_goes_on_where_it_was_killed_and_workers_do_not_matter(
     many: Path, ecgs: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = wfdb_cohort.read_block
+    read = ecg_cohort.read_block
 
-    def killed(work: Path, block: int) -> Any:
+    def killed(cohort: type, work: Path, block: int) -> Any:
         if block == 2:
             raise KeyboardInterrupt
-        return read(work, block)
+        return read(cohort, work, block)
 
-    monkeypatch.setattr(wfdb_cohort, "read_block", killed)
+    monkeypatch.setattr(ecg_cohort, "read_block", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare(Sources(many))
-    monkeypatch.setattr(wfdb_cohort, "read_block", read)
+    monkeypatch.setattr(ecg_cohort, "read_block", read)
     seen: list[tuple[int, int]] = []
     first = prepare(Sources(many), progress=lambda done, total, unit: seen.append((done, total)))
     assert seen == [(6, 7), (7, 7)]

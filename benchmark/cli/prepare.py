@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmark.api import UserError
 from benchmark.cli.common import add_workers, command, worker_count
+
+UKB_EXAMPLES = """\
+example:
+  ecgcmr prepare ukb --raw BULK_FOLDER --table TABLE.csv --withdrawn WITHDRAWN.csv --dry-run
+"""
+WFDB_EXAMPLES = """\
+example:
+  ecgcmr prepare wfdb --raw PTB_XL_FOLDER
+"""
 
 
 def add(commands: Any) -> None:
@@ -17,10 +29,13 @@ def add(commands: Any) -> None:
         "prepare",
         help="make a cohort of your own files",
         description="Make a cohort of your own files; it stays in the private store.",
+        epilog=f"{UKB_EXAMPLES}\n{WFDB_EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sources = prepare.add_subparsers(title="cohorts", metavar="COHORT", required=True)
 
-    ukb = command(sources, "ukb", _prepare_ukb, "UK Biobank, from its bulk files and tables")
+    purpose = "UK Biobank, from its bulk files and tables"
+    ukb = command(sources, "ukb", _prepare_ukb, purpose, examples=UKB_EXAMPLES)
     ukb.add_argument(
         "--raw",
         required=True,
@@ -74,12 +89,14 @@ def add(commands: Any) -> None:
     ukb.add_argument(
         "--dry-run", action="store_true", help="count people and files, and read none of them"
     )
+    ukb.add_argument("--json", action="store_true", help="for programs: who is in, and who is not")
 
     wfdb = command(
         sources,
         "wfdb",
         _prepare_wfdb,
         "public 12-lead ECGs: PTB-XL, or any folder of WFDB records; nothing is downloaded",
+        examples=WFDB_EXAMPLES,
     )
     wfdb.add_argument(
         "--raw",
@@ -99,10 +116,31 @@ def add(commands: Any) -> None:
         action="store_true",
         help="read PTB-XL's copies at 100 Hz (done anyway where records500 is missing)",
     )
-    add_workers(wfdb)
-    wfdb.add_argument(
+    _add_sizes(wfdb)
+    _add_installed(sources)
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
+    add_workers(parser)
+    parser.add_argument(
         "--dry-run", action="store_true", help="count records and people, and read no signal"
     )
+    parser.add_argument("--json", action="store_true", help="for programs: who is in, and who not")
+
+
+def _add_installed(sources: Any) -> None:
+    """Add the cohorts of installed packages, known by their entry points: none is imported."""
+    for entry in importlib.metadata.entry_points(group="ecgcmr_bench.cohorts"):
+        if entry.name in sources.choices:
+            continue  # as in the registry, the one that is there keeps the name
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+        text = f"a cohort of the package {package}; nothing is downloaded"
+        parser = command(sources, entry.name, _prepare_installed, text)
+        parser.add_argument(
+            "--raw", required=True, type=Path, metavar="DIR", help="folder with its files"
+        )
+        _add_sizes(parser)
+        parser.set_defaults(cohort=entry.name, module=entry.value.partition(":")[0].strip())
 
 
 def _prepared(prepare: Callable[..., Any], sources: Any, options: argparse.Namespace) -> Any:
@@ -121,7 +159,7 @@ def _prepared(prepare: Callable[..., Any], sources: Any, options: argparse.Names
         )
     finally:
         reporter.stop()
-    print(done.report.text())
+    print(json.dumps(done.report.as_json(), indent=1) if options.json else done.report.text())
     return done
 
 
@@ -156,7 +194,7 @@ def _prepare_ukb(options: argparse.Namespace) -> int:
         if count:
             text = f"removed {count:,} results that were made before people withdrew"
             print(text, file=sys.stderr)
-    print("prepared; run: ecgcmr run --cohort ukb --method all --task all")
+    print("prepared; run: ecgcmr run --cohort ukb --method all --task all", file=sys.stderr)
     return 0
 
 
@@ -166,5 +204,23 @@ def _prepare_wfdb(options: argparse.Namespace) -> int:
     sources = Sources(options.raw, layout=options.layout, records100=options.records100)
     done = _prepared(prepare, sources, options)
     if done.fingerprint is not None:
-        print("prepared; run: ecgcmr run --cohort wfdb --method all --task cvd")
+        print("prepared; run: ecgcmr run --cohort wfdb --method all --task cvd", file=sys.stderr)
+    return 0
+
+
+def _prepare_installed(options: argparse.Namespace) -> int:
+    from benchmark.cohorts.prepared import PreparedCohort
+    from benchmark.registry import registry
+
+    known = registry()
+    if options.cohort not in known.cohorts and options.module in known.broken:
+        reason = known.broken[options.module].strip().splitlines()[-1]
+        raise UserError(f"the plugin {options.module} is broken: {reason}")
+    cohort = known.cohort(options.cohort)
+    if not issubclass(cohort, PreparedCohort):
+        raise UserError(f"the cohort {options.cohort} is not made of files; it needs no prepare")
+    done = _prepared(cohort.prepare, options.raw, options)
+    if done.fingerprint is not None:
+        text = f"prepared; run: ecgcmr run --cohort {options.cohort} --method mae --task all"
+        print(text, file=sys.stderr)
     return 0

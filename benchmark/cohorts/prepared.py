@@ -37,7 +37,8 @@ TABLES = ("people", "ids", "phenotypes", "diagnoses")
 class PreparedCohort(Cohort):
     """A cohort that lies prepared in the store.
 
-    Subclasses are registered cohorts: they set ``name`` and ``command``.
+    Subclasses are registered cohorts: they set ``name`` and, where it takes more than a folder,
+    ``command``.
 
     Parameters
     ----------
@@ -55,6 +56,11 @@ class PreparedCohort(Cohort):
     fingerprint: str
     people: int = field(metadata={"identity": False})
     holds: tuple[str, ...] = field(metadata={"identity": False})
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "command" not in cls.__dict__:
+            cls.command = f"ecgcmr prepare {cls.name} --raw DIR"
 
     @classmethod
     def at(cls, scale: str, preset: str = "default") -> Self:
@@ -76,6 +82,14 @@ class PreparedCohort(Cohort):
             people=current["people"],
             holds=tuple(current["holds"]),
         )
+
+    @classmethod
+    def prepare(cls, raw: Path, **how: Any) -> Any:
+        """Make the cohort of a folder, for ``ecgcmr prepare NAME --raw DIR``.
+
+        ``how`` and what is returned: as `benchmark.cohorts.ecg_cohort.prepare_ecgs` has them.
+        """
+        raise UserError(f"the cohort {cls.name} is prepared by: {cls.command}")
 
     @classmethod
     def recheck(cls, current: Mapping[str, Any]) -> None:
