@@ -102,6 +102,18 @@ def load_encoders(trainable: Trainable, folder: Path) -> Encoders:
     return encoders.eval()
 
 
+def untrained_encoders(trainable: Trainable, context: Context) -> Encoders:
+    """Return the parts as training starts with them: fresh, or of the stages it stands on."""
+    encoders = build(trainable)
+    for part, source in trainable.initial_weights().items():
+        weights = load_file(context.open(source) / "weights.safetensors")
+        own = {
+            k.removeprefix(f"{part}."): v for k, v in weights.items() if k.startswith(f"{part}.")
+        }
+        encoders.get_submodule(part).load_state_dict(own)
+    return encoders
+
+
 def train(trainable: Trainable, context: Context) -> None:
     """Train and leave ``weights.safetensors`` (the round to keep) and ``history.json``.
 
@@ -116,13 +128,7 @@ def train(trainable: Trainable, context: Context) -> None:
     idle = scaling.get("labelled_people") == 0
     if not idle and not (len(training) and len(validation)):
         raise UserError(f"{trainable.label}: there are no training or no validation people")
-    encoders = build(trainable)
-    for part, source in trainable.initial_weights().items():
-        weights = load_file(context.open(source) / "weights.safetensors")
-        own = {
-            k.removeprefix(f"{part}."): v for k, v in weights.items() if k.startswith(f"{part}.")
-        }
-        encoders.get_submodule(part).load_state_dict(own)
+    encoders = untrained_encoders(trainable, context)
     if not idle:
         trainable.fit(encoders, training)
 

@@ -126,15 +126,19 @@ class Inspect(Stage):
         """Return the views: some are no method's."""
         return tuple(self.views().values())
 
+    def rows(self, data: CohortData) -> np.ndarray:
+        """Return who is looked at: the test people."""
+        return data.rows("test")
+
     def run(self, context: Context) -> None:
-        """Measure the test people in batches."""
+        """Measure them in batches."""
         import torch
 
         from benchmark.engine.training import load_encoders, open_view
 
         encoders = load_encoders(self.method, context.open(self.method)).to(context.device)
         data = CohortData(context.open(self.cohort))
-        test = data.rows("test")
+        test = self.rows(data)
         ids = data.hash_id.to_numpy()[test]
         arrays = {name: open_view(view, context) for name, view in self.views().items()}
         parts = []
@@ -151,7 +155,7 @@ class Inspect(Stage):
     def measure(
         self, encoders: Encoders, views: Mapping[str, np.ndarray], ids: Sequence[str], device: str
     ) -> dict[str, torch.Tensor]:
-        """Return the arrays (people,) of some people, given what is stored of them."""
+        """Return the arrays (people, ...) of some people, given what is stored of them."""
         raise NotImplementedError
 
     def predictions(self, folder: Path, cohort: CohortData) -> Predictions:
@@ -191,15 +195,9 @@ class Reconstruct(Inspect):
         from benchmark.engine.training import as_input
 
         x = as_input(views["ecg"]).to(device)
-        grid = self.method.grid("ecg")
         error = spread = torch.zeros(len(x), device=device)
         for number, window in enumerate(self.views()["ecg"].crops()):
-            keep = torch.from_numpy(visible_patches(ids, grid, number, self.hidden)).to(device)
-            filled, true = self.method.reconstruct(encoders, x[..., window], keep)
-            # (people, leads, times, values): patches are in the row-major order of the grid.
-            filled, true = (patches.unflatten(1, grid) for patches in (filled, true))
-            away = torch.ones(len(x), grid[0] * grid[1], device=device).scatter(1, keep, 0.0)
-            away = away.unflatten(1, grid).unsqueeze(-1)
+            filled, true, away = self.fill(encoders, x[..., window], ids, number)
             count = away.sum((2, 3), keepdim=True).clamp(min=1) * true.shape[-1]
             level = (true * away).sum((2, 3), keepdim=True) / count
             error = error + ((filled - true).square() * away).sum((1, 2, 3))
@@ -207,6 +205,23 @@ class Reconstruct(Inspect):
         # A record without any signal has nothing to fill in.
         spread = torch.where(spread > 0, spread, torch.nan)
         return {"error": error / spread, "chance": torch.ones_like(error)}
+
+    def fill(
+        self, encoders: Encoders, x: torch.Tensor, ids: Sequence[str], window: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Hide patches of a window (people, leads, samples), of this number, and fill them in.
+
+        Returns the patches as filled in and as they are, (people, leads, times, values), and where
+        they were hidden, (people, leads, times, 1).
+        """
+        import torch
+
+        grid = self.method.grid("ecg")
+        keep = torch.from_numpy(visible_patches(ids, grid, window, self.hidden)).to(x.device)
+        # Patches are in the row-major order of the grid.
+        filled, true = (p.unflatten(1, grid) for p in self.method.reconstruct(encoders, x, keep))
+        away = torch.ones(len(x), grid[0] * grid[1], device=x.device).scatter(1, keep, 0.0)
+        return filled, true, away.unflatten(1, grid).unsqueeze(-1)
 
 
 def visible_patches(
@@ -250,6 +265,25 @@ class AlignPhases(Inspect):
         """Return ``own``, ``own_projected`` and ``chance``."""
         import torch
 
+        found, valid = self.pairs(encoders, views, device)
+        shares = {
+            name: torch.where(valid, own_phase(*found[name]), torch.nan)
+            if name in found
+            else torch.full(valid.shape, torch.nan, device=valid.device)
+            for name in ("own", "own_projected")
+        }
+        times = self.method.grid("cmr")[0]
+        return {**shares, "chance": torch.full_like(shares["own_projected"], 1 / times)}
+
+    def pairs(
+        self, encoders: Encoders, views: Mapping[str, np.ndarray], device: str
+    ) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+        """Return segments and frames, (people, times, width) each, and who has a full beat.
+
+        ``own`` in the encoders' own space, where they are equally wide, and ``own_projected``.
+        """
+        import torch
+
         from benchmark.engine.training import as_input
 
         ecg: CleanECG = self.views()["ecg"]
@@ -265,16 +299,11 @@ class AlignPhases(Inspect):
         frames = encoders.cmr(as_input(views["cmr"]).to(device)).tokens
         frames = frames.unflatten(1, (times, -1)).mean(2)
 
-        valid = torch.from_numpy(beats > 0).to(device)
-        missing = torch.full((len(x),), torch.nan, device=device)
-        own = missing
-        if segments.shape == frames.shape:
-            own = torch.where(valid, own_phase(segments, frames), torch.nan)
+        found = {"own": (segments, frames)} if segments.shape == frames.shape else {}
         segments = encoders.project_ecg(segments.flatten(0, 1)).unflatten(0, (-1, times))
         frames = encoders.project_cmr(frames.flatten(0, 1)).unflatten(0, (-1, times))
-        projected = torch.where(valid, own_phase(segments, frames), torch.nan)
-        chance = torch.full_like(missing, 1 / times)
-        return {"own": own, "own_projected": projected, "chance": chance}
+        found["own_projected"] = segments, frames
+        return found, torch.from_numpy(beats > 0).to(device)
 
 
 def beat_weights(
@@ -310,14 +339,19 @@ def beat_weights(
     return weights.sum(1), full.sum(1)
 
 
+def phase_cosines(segments: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Return how alike all segments and frames, (people, times, width), are: (people, k, t)."""
+    import torch.nn.functional as F  # noqa: N812
+
+    return F.normalize(segments, dim=-1) @ F.normalize(frames, dim=-1).transpose(1, 2)
+
+
 def own_phase(segments: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
     """Return which share of the segments is nearest to its own frame, (people,).
 
     Both are (people, times, width); of frames that tie each gets its part.
     """
-    import torch.nn.functional as F  # noqa: N812
-
-    cosine = F.normalize(segments, dim=-1) @ F.normalize(frames, dim=-1).transpose(1, 2)
+    cosine = phase_cosines(segments, frames)
     nearest = (cosine >= cosine.amax(-1, keepdim=True) - _TIED).float()
     return (nearest / nearest.sum(-1, keepdim=True)).diagonal(dim1=1, dim2=2).mean(-1)
 
@@ -346,6 +380,13 @@ class Localise(Inspect):
         self, encoders: Encoders, views: Mapping[str, np.ndarray], ids: Sequence[str], device: str
     ) -> dict[str, torch.Tensor]:
         """Return ``inside`` and ``chance``."""
+        similarity, truth = self.maps(encoders, views, device)
+        return {"inside": share_inside(similarity, truth), "chance": truth.mean(1)}
+
+    def maps(
+        self, encoders: Encoders, views: Mapping[str, np.ndarray], device: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return each patch's cosine with the ECG and its part inside, (people, patches) each."""
         import torch
 
         from benchmark.engine.training import as_input
@@ -360,8 +401,7 @@ class Localise(Inspect):
         truth = as_input(views["ventricle"]).to(device)
         truth = torch.nn.functional.adaptive_avg_pool2d(truth[:, None], (rows, columns)).flatten(1)
         query = torch.from_numpy(query).to(places)
-        similarity = torch.nn.functional.cosine_similarity(query[:, None], places, dim=-1)
-        return {"inside": share_inside(similarity, truth), "chance": truth.mean(1)}
+        return torch.nn.functional.cosine_similarity(query[:, None], places, dim=-1), truth
 
 
 def share_inside(similarity: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
