@@ -8,6 +8,11 @@ from typing import Any
 
 from benchmark.cli.common import add_device, add_place, command, make_request
 
+EXAMPLES = """\
+example:
+  ecgcmr neighbours examples/ptbdb_s0010_re/s0010_re --method ptacl --k 10
+"""
+
 
 def add(commands: Any) -> None:
     """Add the command."""
@@ -16,8 +21,13 @@ def add(commands: Any) -> None:
         "neighbours",
         _neighbours,
         "similar people and predicted phenotypes for one ECG recording",
+        examples=EXAMPLES,
     )
-    near.add_argument("record", type=Path, help="a WFDB record (.hea) or a MATLAB file (.mat)")
+    near.add_argument(
+        "record",
+        type=Path,
+        help="a WFDB record (.hea), a MATLAB file (.mat) or UK Biobank's .xml",
+    )
     near.add_argument(
         "--method", required=True, metavar="NAME", help="the method whose encoder is used"
     )

@@ -1,4 +1,4 @@
-"""Reading a single 12-lead recording: WFDB, or the ``.mat`` files of ECG foundation models."""
+"""Reading a single 12-lead recording: WFDB, ``.mat`` of ECG foundation models, CardioSoft's XML."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def read_recording(path: str | Path) -> Recording:
         A WFDB record (its ``.hea``, its signal file, or neither ending), leads found by name
         whatever their case and order and others left out; or a ``.mat`` of CODE-15% as ECG-FM
         keeps it: ``feats`` (12, samples) in standard lead order, taken as mV, and
-        ``curr_sample_rate``.
+        ``curr_sample_rate``; or the XML of UK Biobank's field 20205.
 
     Returns
     -------
@@ -104,19 +104,23 @@ def read_recording(path: str | Path) -> Recording:
         header = record.with_name(record.name + ".hea")
         if header.is_file():
             ecg_mv, rate = _read_wfdb(path, record, header)
-            return _checked(path, ecg_mv, rate, record.name)
+            return checked(path, ecg_mv, rate, record.name)
     if not path.is_file():
         header = path if path.suffix == ".hea" else path.with_name(path.name + ".hea")
         raise RecordingError(
             path, Fault.MISSING, f"no such recording (neither this file nor {header.name})"
         )
+    if path.suffix.lower() == ".xml":
+        return checked(path, *_read_xml(path), path.stem)
     if path.suffix.lower() != ".mat":
         header = path.with_suffix(".hea").name
         raise RecordingError(
-            path, Fault.FORMAT, f"neither a .mat file nor a WFDB record ({header} is missing)"
+            path,
+            Fault.FORMAT,
+            f"neither a .mat or .xml file nor a WFDB record ({header} is missing)",
         )
     ecg_mv, rate = _read_mat(path)
-    return _checked(path, ecg_mv, rate, path.stem)
+    return checked(path, ecg_mv, rate, path.stem)
 
 
 def _read_wfdb(path: Path, record: Path, header: Path) -> tuple[np.ndarray, float]:
@@ -223,13 +227,50 @@ def _read_mat(path: Path) -> tuple[np.ndarray, float]:
     return feats.astype(np.float64), float(rate.item())
 
 
+def _read_xml(path: Path) -> tuple[np.ndarray, float]:
+    from benchmark.cohorts.cohort import ECG_MILLIVOLT, ECG_RATE
+    from benchmark.cohorts.ukb.cardiosoft import MAX_BYTES, read_ecg
+    from benchmark.cohorts.ukb.reasons import Refused
+
+    try:
+        with path.open("rb") as file:
+            read = read_ecg(file.read(MAX_BYTES + 1))
+    except OSError as error:
+        raise RecordingError(path, Fault.SIGNALS, f"cannot read it: {_line(error)}") from None
+    except Refused as refused:
+        raise RecordingError(path, Fault.FORMAT, str(refused.reason)) from None
+    return read.ecg * ECG_MILLIVOLT, float(ECG_RATE)
+
+
 _NUMERIC = {
     *("double", "single", "int8", "int16", "int32", "int64"),
     *("uint8", "uint16", "uint32", "uint64"),
 }
 
 
-def _checked(path: Path, ecg_mv: np.ndarray, rate: float, name: str) -> Recording:
+def checked(path: Path, ecg_mv: np.ndarray, rate: float, name: str) -> Recording:
+    """Make sure that a recording can be used, wherever it was read from.
+
+    Parameters
+    ----------
+    path
+        What errors call it.
+    ecg_mv
+        (12, samples) in mV, leads ordered as `benchmark.cohorts.cohort.LEADS`.
+    rate
+        Hz.
+    name
+        Of the record.
+
+    Raises
+    ------
+    RecordingError
+        For another shape, a lead that is flat or misses samples, amplitudes that cannot be mV, a
+        sampling rate below 100 Hz, or less than 5 s.
+    """
+    if ecg_mv.ndim != 2 or ecg_mv.shape[0] != len(LEADS):
+        shape = " x ".join(map(str, ecg_mv.shape))
+        raise RecordingError(path, Fault.LEADS, f"{shape} values; {len(LEADS)} x samples expected")
     if not np.isfinite(rate) or rate < MINIMUM_RATE:
         raise RecordingError(
             path, Fault.RATE, f"sampled at {rate:g} Hz; at least {MINIMUM_RATE:g} Hz is needed"

@@ -1,0 +1,1 @@
+"""A trained encoder as a folder that needs nothing of this project."""
