@@ -13,17 +13,18 @@ TABLE ?=
 MODALITY ?=
 LAYER ?=
 AGAINST ?= HEAD
+NAME ?=
 ARGS ?=
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test nightly lint privacy benchmarks boards reproduce check golden
+.PHONY: help bench test nightly lint privacy benchmarks boards reproduce check golden new-method new-task docs docs-serve
 
 help:
 	@sed -n 's/^#: //p' Makefile
-	@echo 'variables: METHOD TASK TABLE SEEDS SCALE FRACTIONS COHORT PRESET TRACK MODALITY LAYER AGAINST, and ARGS for anything else'
+	@echo 'variables: METHOD TASK TABLE SEEDS SCALE FRACTIONS COHORT PRESET TRACK MODALITY LAYER AGAINST NAME, and ARGS for anything else'
 
 bench: $(BIN)/.installed
 	@$(BIN)/ecgcmr run --method '$(METHOD)' --task '$(TASK)' --seeds '$(SEEDS)' --scale '$(SCALE)' \
@@ -34,6 +35,11 @@ bench: $(BIN)/.installed
 reproduce: $(BIN)/.installed
 	@$(BIN)/ecgcmr reproduce $(if $(TABLE),'$(TABLE)') --seeds '$(SEEDS)' --scale '$(SCALE)' \
 	  --cohort '$(COHORT)' --preset '$(PRESET)' --track '$(TRACK)' $(ARGS)
+
+#: make new-method NAME=my-idea               a method to start from, and its test
+#: make new-task NAME=my-task                 a task to start from, and its test
+new-method new-task: $(BIN)/.installed
+	@$(BIN)/ecgcmr new $(@:new-%=%) $(if $(NAME),'$(NAME)') $(ARGS)
 
 test: $(BIN)/.installed-dev
 	@$(BIN)/python -m pytest -p no:benchmark -m 'not nightly' --ignore=tests/benchmarks $(ARGS)
@@ -66,6 +72,14 @@ benchmarks: $(BIN)/.installed-dev
 #: make boards                                render the boards again from the committed rows
 boards: $(BIN)/.installed
 	@$(BIN)/ecgcmr boards --scale '$(SCALE)' --cohort '$(COHORT)' --preset '$(PRESET)' $(ARGS)
+
+#: make docs                                 the documentation, into build/site; docs-serve shows it
+docs: $(BIN)/.installed-dev
+	@$(BIN)/python docs/generator/readme.py && $(BIN)/mkdocs build --strict --quiet
+	@echo 'documentation: build/site/index.html'
+
+docs-serve: $(BIN)/.installed-dev
+	@$(BIN)/mkdocs serve $(ARGS)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

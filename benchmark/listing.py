@@ -1,17 +1,14 @@
-"""What ``ecgcmr list`` and ``ecgcmr status`` show."""
+"""What ``ecgcmr list`` shows."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmark.api import UserError
 from benchmark.registry import TRACKS, MethodEntry, registry, suggestion, track_module
 from benchmark.stage import UNSET, bind
-
-if TYPE_CHECKING:
-    from benchmark.engine.store import Store
 
 KINDS = ("methods", "tasks", "cohorts", "scales")
 
@@ -25,7 +22,9 @@ def listing(
     """Return the tables asked for; ``track`` and ``scale`` leave out methods that have no such.
 
     ``parameters`` builds every network at a scale to count it, by default at the harmonised
-    track's ``tiny``, or at the paper track's ``full`` where it is not in the other.
+    track's ``tiny``, or at the paper track's ``full`` where it is not in the other. ``package`` is
+    name and version of the installed package something comes from, empty for the project's own; a
+    plugin that is broken stands among what it was named for, with its traceback as ``broken``.
     """
     makers = {
         "methods": lambda: _methods(parameters, track, scale),
@@ -33,7 +32,7 @@ def listing(
         "cohorts": _cohorts,
         "scales": _scales,
     }
-    return {name: makers[name]() for name in ([kind] if kind else KINDS)}
+    return {name: makers[name]() + _broken(name) for name in ([kind] if kind else KINDS)}
 
 
 def text(tables: dict[str, list[dict[str, Any]]]) -> str:
@@ -47,9 +46,11 @@ def text(tables: dict[str, list[dict[str, Any]]]) -> str:
         width = max((len(row["name"]) for row in rows), default=0)
         for row in rows:
             marks = []
-            if kind == "methods":
+            if kind == "methods" and "broken" not in row:
                 marks = [row["modality"], row["role"]]
                 marks += ["uses labels"] if row["uses_labels"] else []
+            if row.get("package"):
+                marks.append(f"from {row['package']}")
             end = f" ({', '.join(marks)})" if marks else ""
             lines.append(f"  {row['name']:<{width}}  {row['summary']}{end}")
             if "broken" in row:
@@ -106,17 +107,35 @@ def _methods(parameters: bool, track: str | None, scale: str | None) -> list[dic
             "role": entry.variant.role,
             "uses_labels": entry.uses_labels,
             "tracks": list(entry.variant.tracks),
-            "origin": entry.origin,
+            **_origin(entry.cls),
         }
         if parameters:
             size = scale or track_module(tracks[0]).DEFAULT_SCALE
             row["counted"] = f"{tracks[0]} {size}"
             row["parameters"] = count_parameters(entry, size, tracks[0])
         rows.append(row)
-    broken = registry().broken
-    return rows + [{"name": n, "summary": "broken plugin", "modality": "", "role": "broken",
-                    "uses_labels": False, "paper": None, "tracks": [], "origin": n, "broken": t}
-                   for n, t in broken.items()]  # fmt: skip
+    return rows
+
+
+def _origin(cls: type) -> dict[str, str]:
+    return {"origin": cls.__module__, "package": registry().package(cls)}
+
+
+def _broken(kind: str) -> list[dict[str, Any]]:
+    # Every key of a method, so that programs need not ask which rows have them.
+    rest = {"modality": "", "role": "broken", "uses_labels": False, "paper": None, "tracks": []}
+    return [
+        {
+            "name": plugin.module,
+            "summary": "broken plugin",
+            **(rest if kind == "methods" else {}),
+            "origin": plugin.module,
+            "package": plugin.package,
+            "broken": plugin.trace,
+        }
+        for plugin in registry().plugins.values()
+        if plugin.trace and kind in plugin.kinds
+    ]
 
 
 def count_parameters(
@@ -165,6 +184,7 @@ def _tasks() -> list[dict[str, Any]]:
             "metrics": [metric.name for metric in task.metrics],
             "primary": dict(task.primary),
             "reference": dict(task.reference),
+            **_origin(type(task)),
         }
         for task in registry().tasks.values()
     ]
@@ -172,7 +192,7 @@ def _tasks() -> list[dict[str, Any]]:
 
 def _cohorts() -> list[dict[str, Any]]:
     return [
-        {"name": name, "summary": (cls.__doc__ or "").partition("\n")[0]}
+        {"name": name, "summary": (cls.__doc__ or "").partition("\n")[0], **_origin(cls)}
         for name, cls in registry().cohorts.items()
     ]
 
@@ -194,54 +214,3 @@ def _scales() -> list[dict[str, Any]]:
         summary = f"{people:,} simulated people; {tracks} track"
         rows.append({"name": name, "summary": summary, "people": people, "tracks": list(own)})
     return rows
-
-
-def status(store: Store, verify: bool) -> dict[str, Any]:
-    """Return what the store holds by kind of stage, failures, and damaged artifacts.
-
-    An artifact whose code has changed since, under an unchanged version, is counted as such: its
-    result may not be what today's code would give.
-    """
-    from benchmark.engine.progress import amount
-    from benchmark.engine.provenance import code_hash
-    from benchmark.engine.store import ArtifactError
-
-    kinds: dict[str, dict[str, Any]] = {}
-    damaged: list[str] = []
-    for digest in store.stages():
-        try:
-            manifest = store.manifest(digest)
-            if verify:
-                store.verify(digest)
-        except ArtifactError as error:
-            damaged.append(str(error))
-            continue
-        name = manifest["stage"]["name"]
-        kind = kinds.setdefault(name, {"stages": 0, "bytes": 0, "seconds": 0.0, "changed": 0})
-        kind["stages"] += 1
-        kind["bytes"] += sum(file["bytes"] for file in manifest["files"].values())
-        kind["seconds"] += manifest["seconds"]
-        made_by = manifest.get("provenance") or {}
-        module = made_by.get("module")
-        if module is not None and made_by.get("code") != code_hash(module):
-            kind["changed"] += 1
-    failures = store.failures()
-    lines = [f"store: {store.root}"]
-    for name, kind in sorted(kinds.items()):
-        changed = kind["changed"]
-        note = f"  code changed since, same version: {changed}" if changed else ""
-        size, seconds = amount(kind["bytes"]), f"{kind['seconds']:.0f} s"
-        lines.append(f"  {name:<18} {kind['stages']:>6}  {size:>8}  {seconds:>8}{note}")
-    total = sum(kind["bytes"] for kind in kinds.values())
-    lines.append(f"{sum(k['stages'] for k in kinds.values()):,} stages, {amount(total)}")
-    lines += [f"failed: {label}: {message}" for label, message in failures]
-    lines += [f"damaged: {text}" for text in damaged]
-    if verify and not damaged:
-        lines.append("all checksums agree")
-    return {
-        "store": str(store.root),
-        "kinds": kinds,
-        "failed": [{"label": label, "message": message} for label, message in failures],
-        "damaged": damaged,
-        "text": "\n".join(lines),
-    }

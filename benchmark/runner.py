@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.api import Cohort, Context, Method, Task, Trainable, UserError
 from benchmark.engine.progress import Report, Reporter, print_plan
 from benchmark.engine.store import Store
+from benchmark.names import split_list
 from benchmark.registry import MethodEntry, registry, suggestion, track_module
 from benchmark.stage import Stage, bind
 
@@ -28,6 +29,8 @@ FINETUNE_ANYWHERE = ("full",)
 ORACLE_PEOPLE = {"smoke": 5_000}
 """People an oracle is fitted on where the usual number is not worth the wait."""
 RANKED_TRACK = "harmonised"
+OVERRIDDEN = "overridden"
+"""Folder beside rows and boards for methods with changed fields: no committed board shows them."""
 MODALITIES = {"ecg": "ECG", "cmr": "CMR", "covariates": "covariates"}
 HOLDINGS = {**MODALITIES, "icd10": "ICD-10 codes"}
 
@@ -72,6 +75,9 @@ class Request:
             entry = known.method(name)
             if self.track not in entry.variant.tracks:
                 raise UserError(f"{name} is not part of the {self.track} track")
+            entry.on_track(self.track, self.scale)  # whether it has the fields a name changes
+        names = (known.method(name).name for name in self.methods)
+        object.__setattr__(self, "methods", tuple(dict.fromkeys(names)))
 
     def make_cohort(self) -> Cohort:
         """Return the cohort of this scale."""
@@ -79,22 +85,26 @@ class Request:
 
 
 def expand(names: str, kind: str, track: str = "harmonised") -> tuple[str, ...]:
-    """Resolve ``mae,ptacl``, ``all`` or (for methods) ``references`` into names of the track."""
+    """Resolve ``mae,ptacl``, ``all`` or (for methods) ``references`` into names of the track.
+
+    Commas in ``ptacl[sigma=0.2,local=cosine]`` do not separate methods.
+    """
     known = registry()
     methods = {n: e for n, e in known.methods.items() if track in e.variant.tracks}
     table = methods if kind == "method" else known.tasks
     chosen: dict[str, None] = {}
-    for name in (part.strip() for part in names.split(",")):
-        if not name:
-            continue
+    try:
+        parts = split_list(names)
+    except ValueError as error:
+        raise UserError(f"{error}; write NAME[FIELD=VALUE,...]") from None
+    for name in parts:
         if name == "all":
             chosen.update(dict.fromkeys(table))
         elif name == "references" and kind == "method":
             roles = {n: e.variant.role for n, e in methods.items()}
             chosen.update(dict.fromkeys(n for n, role in roles.items() if role == "reference"))
         else:
-            (known.method if kind == "method" else known.task)(name)
-            chosen[name] = None
+            chosen[(known.method if kind == "method" else known.task)(name).name] = None
     if not chosen:
         raise UserError(f"no {kind} was named; there is {', '.join(sorted(table))}")
     return tuple(chosen)
@@ -144,7 +154,7 @@ def why_not(entry: MethodEntry, task: Task, cohort: Cohort, request: Request) ->
     method = bind(entry.on_track(request.track, request.scale), cohort=cohort)
     for needed in (*task.needs, *method.modalities):
         if needed not in cohort.modalities:
-            return f"the cohort {cohort.title} holds no {HOLDINGS[needed]}"
+            return f"the cohort {cohort.title} holds no {HOLDINGS.get(needed, needed)}"
     modality = request.modality or method.modalities[0]
     if modality not in method.modalities:
         return f"it has no encoder of {MODALITIES[modality]}"
@@ -227,9 +237,13 @@ def jobs_of(
             yield job(stage, name, modality, fraction)
 
 
-def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, tuple]]:
+def scored(
+    request: Request, store: Store, task: Task, only: Sequence[str] = ()
+) -> dict[str, dict[tuple, tuple]]:
     """Return, per method of the track, its score stages that are in the store.
 
+    Methods with changed fields are among them where the request names them; ``only`` these are
+    looked for, where some are named.
     They are grouped by (head, modality, fraction); replicates are taken from 0 upwards without a
     gap, so that equal stores give equal rows. All standard label fractions are looked for, not
     only those of the request.
@@ -238,9 +252,11 @@ def scored(request: Request, store: Store, task: Task) -> dict[str, dict[tuple, 
     either = [replace(request, fractions=fractions, modality=m) for m in ("", "cmr")]
     cohort = request.make_cohort()
 
+    known = registry()
+    changed = {name: known.method(name) for name in request.methods}
     found: dict[str, dict[tuple, tuple]] = {}
-    for name, entry in registry().methods.items():
-        if request.track not in entry.variant.tracks:
+    for name, entry in {**known.methods, **changed}.items():
+        if request.track not in entry.variant.tracks or (only and name not in only):
             continue
         groups: dict[tuple, tuple] = {}
         for replicate in range(MOST_REPLICATES):
@@ -285,7 +301,8 @@ def record_ceilings(request: Request, task: Task, ceilings: Ceilings, leaderboar
     folder, fingerprint = board_folder(request), grouped(request.make_cohort().digest)
     results = [
         row["result"]
-        for file in read_rows(leaderboards / "rows" / folder)
+        for rows in rows_folders(request, leaderboards)
+        for file in read_rows(rows)
         for row in file["rows"]
         if file["task"] == task.name
     ]
@@ -343,8 +360,12 @@ def run(
     """
     reporter = reporter or Reporter()
     wanted = plan(request)
+    places = homes(request, leaderboards)
     if not dry_run:
-        prepare_folder(request, leaderboards)  # before hours of work, not after
+        for home in places:
+            prepare_folder(request, home)  # before hours of work, not after
+    for text in changed_fields(request):
+        reporter.line(text)
     for text in wanted.not_applicable:
         reporter.line(f"not applicable: {text}")
     if not wanted.jobs:
@@ -354,22 +375,24 @@ def run(
     for task in tasks.values():
         scores += ceilings_of(request, task).values()
     targets = list({score.digest: score for score in scores}.values())
-    print_plan(targets, store, reporter)
+    planned = print_plan(targets, store, reporter)
     if dry_run:
-        return Outcome()
+        return Outcome(plan=planned)
     report = bring(targets, store, device=device, workers=workers, reporter=reporter)
-    outcome = Outcome(report=report)
+    outcome = Outcome(report=report, plan=planned)
     for task in tasks.values():
         ceilings = open_ceilings(request, task, store)
         files = own_files(request, task, store, ceilings)
         outcome.files += files
-        outcome.kept += record(files, leaderboards)
-        if ceilings is not None:
-            record_ceilings(request, task, ceilings, leaderboards)
+        for home, names in places.items():
+            outcome.kept += record([f for f in files if f["method"] in names], home)
+            if ceilings is not None:
+                record_ceilings(request, task, ceilings, home)
     if request.track == RANKED_TRACK:
         # Each paper's own recipe stands beside that paper's numbers alone.
-        boards = render_boards(request, leaderboards)
-        outcome.boards = [boards[name] for name in tasks if name in boards]
+        for home in places:
+            boards = render_boards(request, home)
+            outcome.boards += [boards[name] for name in tasks if name in boards]
         for board in outcome.boards:
             for text in json.loads(board.with_suffix(".json").read_text())["leaks"]:
                 reporter.line(f"LEAK ALARM on {board.stem}: {text}")
@@ -384,6 +407,8 @@ class Outcome:
     ----------
     report
         What became of the stages; None for a dry run.
+    plan
+        What was to be done; see `print_plan`.
     files
         The rows of this run, as they would be written to an empty folder.
     kept
@@ -393,6 +418,7 @@ class Outcome:
     """
 
     report: Report | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
     files: list[dict[str, Any]] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     boards: list[Path] = field(default_factory=list)
@@ -401,6 +427,30 @@ class Outcome:
     def ok(self) -> bool:
         """Whether everything that was asked for is there."""
         return self.report is None or self.report.ok
+
+
+def homes(request: Request, leaderboards: Path) -> dict[Path, tuple[str, ...]]:
+    """Return the folders for rows and boards of the requested methods, and which belong in each."""
+    changed = tuple(name for name in request.methods if registry().method(name).changes)
+    others = tuple(name for name in request.methods if name not in changed)
+    places = {leaderboards: others, leaderboards / OVERRIDDEN: changed}
+    return {home: names for home, names in places.items() if names}
+
+
+def changed_fields(request: Request) -> Iterator[str]:
+    """Say of each method with changed fields what runs, and where its rows stay."""
+    for name in request.methods:
+        entry = registry().method(name)
+        parts = []
+        for path, told in entry.overrides(request.track, request.scale).items():
+            if told["value"] == told["instead_of"]:
+                parts.append(f"{path} is {told['value']!r} as it is anyway")
+            else:
+                text = f"{path} is {told['value']!r} instead of {told['instead_of']!r}"
+                why = f", which the {request.track} track fixes for all" if told["fixed"] else ""
+                parts.append(f"{text}{why}")
+        if parts:
+            yield f"{name}: {'; '.join(parts)}. Its rows stay under {OVERRIDDEN}/."
 
 
 def own_files(
@@ -429,7 +479,14 @@ def own_files(
             "role": entry.variant.role,
             "uses_labels": entry.uses_labels,
         }
-        others = [theirs for other, theirs in available.items() if other != name]
+        if entry.changes:
+            header["overrides"] = entry.overrides(request.track, request.scale)
+        others = [
+            theirs
+            for other, theirs in available.items()
+            # A published file names no method that only exists here.
+            if other != name and (entry.changes or other in registry().methods)
+        ]
         files.append(rows_file(header, available[name], others, task, store, ceilings))
     return files
 
@@ -445,6 +502,14 @@ def record(files: Sequence[dict[str, Any]], leaderboards: Path) -> list[str]:
         if any(row["result"]["digest"] not in digests for row in file["rows"]):
             kept.append(f"{file['method']} on {file['task']}")
     return kept
+
+
+def rows_folders(request: Request, leaderboards: Path) -> tuple[Path, ...]:
+    """Return where the rows of a board are: those of changed fields stand beside the recorded."""
+    own = leaderboards / "rows" / board_folder(request)
+    if leaderboards.name == OVERRIDDEN:
+        return leaderboards.parent / "rows" / board_folder(request), own
+    return (own,)
 
 
 def prepare_folder(request: Request, leaderboards: Path) -> None:
@@ -479,12 +544,16 @@ def render_boards(request: Request, leaderboards: Path) -> dict[str, Path]:
     """
     from benchmark.reports.boards import render, render_index
 
-    rows = leaderboards / "rows" / board_folder(request)
+    rows = rows_folders(request, leaderboards)
     out = leaderboards / board_folder(request)
-    tasks = {n: task for n, task in registry().tasks.items() if (rows / RANKED_TRACK / n).exists()}
+    own = rows[-1] / RANKED_TRACK
+    tasks = {n: task for n, task in registry().tasks.items() if (own / n).exists()}
     order = sorted(tasks, key=lambda n: (not tasks[n].confirmatory, tasks[n].kind == "diagnostic"))
     tasks = {name: tasks[name] for name in order}
-    render(rows, out, *(board_of(request, task) for task in tasks.values()))
+    infos = [board_of(request, task) for task in tasks.values()]
+    if leaderboards.name == OVERRIDDEN:
+        infos = [replace(info, title=f"{info.title}, with changed fields") for info in infos]
+    render(rows, out, *infos)
     render_index(rows, out, tasks)
     return {name: out / f"{name}.md" for name in tasks}
 

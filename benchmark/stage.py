@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +46,8 @@ class Spec:
 
     def __post_init__(self) -> None:
         # 1 and 1.0 are equal to Python but not to JSON: a float field always holds a float.
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if "float" in str(field.type) and "int" not in str(field.type):
-                object.__setattr__(self, field.name, _as_float(value))
+        for name in _float_names(type(self)):
+            object.__setattr__(self, name, _as_float(getattr(self, name)))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -59,21 +58,35 @@ class Spec:
         return self._hash(frozenset())
 
     @functools.cached_property
+    def names_within(self) -> frozenset[str]:
+        """Names of the identity fields of this spec and of those nested in it."""
+        names = _identity_names(type(self))
+        nested = (s for name in names for s in _specs_in(getattr(self, name)))
+        return frozenset(names).union(*(spec.names_within for spec in nested))
+
+    @functools.cached_property
+    def unset(self) -> frozenset[str]:
+        """Names of the fields that are still to be bound, at any depth."""
+        values = {name: getattr(self, name) for name in _names(type(self))}
+        own = {name for name, value in values.items() if value is UNSET}
+        return frozenset(own).union(*(s.unset for v in values.values() for s in _specs_in(v)))
+
+    @functools.cached_property
     def recipe_digest(self) -> str:
         """Digest with ``seed`` and ``fraction`` left out at every depth: equal for replicates."""
         return self._hash(frozenset({"seed", "fraction"}))
 
     def _hash(self, leave_out: frozenset[str]) -> str:
+        own = type(self).__name__
         fields = {
-            f.name: _canonical(getattr(self, f.name), f"{type(self).__name__}.{f.name}", leave_out)
-            for f in identity_fields(self)
-            if f.name not in leave_out
+            name: _canonical(getattr(self, name), (own, name), leave_out)
+            for name in _identity_names(type(self))
+            if name not in leave_out
         }
-        identity = {"name": type(self).__name__, "version": self.version, "fields": fields}
+        identity = {"name": own, "version": self.version, "fields": fields}
         if implied := self._implied():
             identity["inputs"] = [spec._hash(leave_out) for spec in implied]
-        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(_ENCODER.encode(identity).encode()).hexdigest()
 
     def _implied(self) -> tuple[Spec, ...]:
         return ()
@@ -84,7 +97,7 @@ class Spec:
 
     def describe(self) -> dict[str, Any]:
         """Return every identity field as plain JSON, nested specs expanded (for manifests)."""
-        fields = {f.name: _plain(getattr(self, f.name)) for f in identity_fields(self)}
+        fields = {name: _plain(getattr(self, name)) for name in _identity_names(type(self))}
         return {"name": type(self).__name__, "version": self.version, **fields}
 
 
@@ -149,8 +162,8 @@ class Stage(Spec):
     def inputs(self) -> tuple[Stage, ...]:
         """The stages this one stands on, each once: fields first, then the implied ones."""
         found: dict[str, Stage] = {}
-        for field in identity_fields(self):
-            for stage in _stages_in(getattr(self, field.name)):
+        for name in _identity_names(type(self)):
+            for stage in _stages_in(getattr(self, name)):
                 found.setdefault(stage.digest, stage)
         for stage in self.implied_inputs():
             found.setdefault(stage.digest, stage)
@@ -162,17 +175,37 @@ def identity_fields(spec: Spec) -> list[dataclasses.Field]:
     return [f for f in dataclasses.fields(spec) if f.metadata.get("identity", True)]
 
 
+# A plan of ten thousand stages asks for the fields of a million specs: once a class is enough.
+@functools.cache
+def _names(cls: type[Spec]) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls))
+
+
+@functools.cache
+def _identity_names(cls: type[Spec]) -> tuple[str, ...]:
+    return tuple(f.name for f in identity_fields(cls))
+
+
+@functools.cache
+def _float_names(cls: type[Spec]) -> tuple[str, ...]:
+    types = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+    return tuple(name for name, text in types.items() if "float" in text and "int" not in text)
+
+
 def values_of(spec: Spec, name: str) -> Iterator[Any]:
     """Yield what identity fields of that name hold, of the spec and then of those nested in it."""
-    fields = identity_fields(spec)
-    yield from (getattr(spec, f.name) for f in fields if f.name == name)
-    for nested in (s for f in fields for s in _specs_in(getattr(spec, f.name))):
+    if name not in spec.names_within:
+        return
+    names = _identity_names(type(spec))
+    if name in names:
+        yield getattr(spec, name)
+    for nested in (s for own in names for s in _specs_in(getattr(spec, own))):
         yield from values_of(nested, name)
 
 
 def has_field(spec: Spec, name: str) -> bool:
     """Return True when the spec or any spec nested in it has an identity field of that name."""
-    return any(True for _ in values_of(spec, name))
+    return name in spec.names_within
 
 
 def rewrite(spec: Spec, changes: Callable[[Spec], Mapping[str, Any]]) -> Spec:
@@ -181,25 +214,32 @@ def rewrite(spec: Spec, changes: Callable[[Spec], Mapping[str, Any]]) -> Spec:
     def walk(value: Any) -> Any:
         if isinstance(value, Spec):
             return rewrite(value, changes)
-        if isinstance(value, tuple):
-            return tuple(walk(item) for item in value)
+        if isinstance(value, tuple) and value:
+            new = tuple(walk(item) for item in value)
+            return value if all(map(operator.is_, new, value)) else new
         return value
 
-    new = {f.name: walk(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+    new = {name: walk(getattr(spec, name)) for name in _names(type(spec))}
     new.update(changes(spec))
-    if all(new[name] is getattr(spec, name) for name in new):
-        return spec
-    return spec.replace(**new)
+    different = {name: value for name, value in new.items() if value is not getattr(spec, name)}
+    return spec.replace(**different) if different else spec
 
 
 def bind(spec: Spec, **values: Any) -> Spec:
     """Fill every unset field of these names, at every depth."""
 
-    def changes(part: Spec) -> dict[str, Any]:
-        own = {f.name for f in dataclasses.fields(part) if getattr(part, f.name) is UNSET}
-        return {name: value for name, value in values.items() if name in own}
+    def fill(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(fill(item) for item in value)
+        # What has nothing to fill stays the same object, and so keeps the digest it knows.
+        if not isinstance(value, Spec) or value.unset.isdisjoint(values):
+            return value
+        own = {name: getattr(value, name) for name in _names(type(value))}
+        return value.replace(
+            **{n: values.get(n, v) if v is UNSET else fill(v) for n, v in own.items()}
+        )
 
-    return rewrite(spec, changes)
+    return fill(spec)
 
 
 def topological(targets: Iterable[Stage]) -> list[Stage]:
@@ -224,11 +264,14 @@ def _as_float(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _canonical(value: Any, where: str, leave_out: frozenset[str]) -> Any:
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _canonical(value: Any, where: tuple[str, str], leave_out: frozenset[str]) -> Any:
     if isinstance(value, Spec):
         return value._hash(leave_out) if leave_out else value.digest
     if value is UNSET:
-        raise UnboundFieldError(f"{where} is not set")
+        raise UnboundFieldError(f"{'.'.join(where)} is not set")
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float) and math.isfinite(value):
@@ -236,8 +279,8 @@ def _canonical(value: Any, where: str, leave_out: frozenset[str]) -> Any:
     if isinstance(value, tuple):
         return [_canonical(item, where, leave_out) for item in value]
     raise TypeError(
-        f"{where} holds a {type(value).__name__}; a field is a spec, a tuple, a string, a finite "
-        "number, a boolean or None"
+        f"{'.'.join(where)} holds a {type(value).__name__}; a field is a spec, a tuple, a string, "
+        "a finite number, a boolean or None"
     )
 
 
@@ -262,5 +305,5 @@ def _stages_in(value: Any) -> Iterator[Stage]:
         if isinstance(spec, Stage):
             yield spec
         else:
-            for field in identity_fields(spec):
-                yield from _stages_in(getattr(spec, field.name))
+            for name in _identity_names(type(spec)):
+                yield from _stages_in(getattr(spec, name))

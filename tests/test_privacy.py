@@ -24,7 +24,8 @@ import pandas as pd
 import pytest
 
 from benchmark import privacy, privacy_scan
-from benchmark.api import UserError
+from benchmark.api import Predictions, UserError
+from benchmark.evaluation.metrics import RecallAt
 from benchmark.privacy_scan import scan
 from benchmark.reports.rows import Cell, row_of, versus_of, without_small_counts
 from benchmark.reports.rows import dumps as rows_text
@@ -576,6 +577,42 @@ def test_degrees_of_freedom_do_not_tell_a_count_that_is_withheld(n, replicates):
 
     assert published(n) == published(497)
     assert published(n) != published(500)
+
+
+def searched(*found):
+    """How often the own scan came first, in as many replicates as there are numbers of people."""
+    metric, parts = RecallAt(k=1), []
+    for count in found:
+        own = np.zeros((500, 3))
+        own[count:, 0], own[:count, 2] = 1, 1
+        parts.append((metric.smallest(p := Predictions((), {"own": own})), *metric.influence(p)))
+    columns = {
+        "theta": np.concatenate([theta for _, theta, _ in parts]),
+        "psi": np.concatenate([psi for *_, psi in parts], axis=1),
+        "n_min": min(smallest for smallest, *_ in parts),
+        "score_digests": tuple(f"r{i}" for i in range(len(found))),
+        "replicates": tuple(range(len(found))),
+    }
+    return dataclasses.replace(cell(), share=metric.share, scale=metric.scale, **columns)
+
+
+def test_a_share_of_people_tells_no_count_of_them():
+    def published(*found):
+        return row_of(without_small_counts(searched(*found), 500))["result"]
+
+    assert published(40)["value"] == 0.08
+    for near in (38, 39, 41, 42):
+        assert published(near) == published(40)
+    assert published(43) != published(40)
+    assert published(498 - 40)["value"] == pytest.approx(0.92)
+    simulated = row_of(searched(41))["result"]
+    assert simulated["value"] == pytest.approx(0.082)
+    assert published(41)["se"] == pytest.approx(simulated["se"], rel=0.05)
+    # Who is found by one replicate and not by the other is known to three digits of a variance.
+    two = published(38, 52)
+    assert two["values"] == [0.08, 0.1]
+    assert all(two[name] == float(f"{two[name]:.3g}") for name in ("v_subj", "e2", "se", "nu"))
+    assert published(4)["value"] is None
 
 
 @pytest.mark.parametrize(

@@ -5,25 +5,38 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
+import traceback
 from collections.abc import Sequence
+from errno import EDQUOT, ENOSPC
+from typing import NoReturn
 
 from benchmark import __version__
 from benchmark.api import UserError
+from benchmark.names import suggestion
 from benchmark.privacy import mask_messages
 
 COMMANDS = (
     "run",
     "list",
+    "new",
     "show",
     "status",
     "boards",
     "gate",
     "reproduce",
+    "compare",
     "neighbours",
+    "export",
+    "embed",
+    "pictures",
     "prepare",
     "simulate",
     "privacy",
+    "doctor",
+    "gc",
+    "completion",
 )
 """Modules of this package, each of which adds its command, in the order of ``--help``."""
 
@@ -32,8 +45,13 @@ examples:
   ecgcmr run --method ptacl --task retrieval       train, evaluate, print the board
   ecgcmr run --method references --task all        the references on every task
   ecgcmr run --method mae,mmcl --task cvd --dry-run   what would run, and how long it takes
+  ecgcmr run --method 'ptacl[sigma=0.2]' --task cvd   a method with a field changed
   ecgcmr list methods                              what there is
+  ecgcmr new method my-idea                        a method of your own to start from
   ecgcmr neighbours RECORD --method ptacl          similar people for a recording of your own
+  ecgcmr compare ptacl mae                         two methods on every task, in words
+  ecgcmr export --method ptacl                     an encoder as a folder of its own
+  ecgcmr embed RECORDINGS --method ptacl --out FILE   a table of features
   ecgcmr reproduce "MMCL Table II"                 a published table, beside our numbers
   ecgcmr check                                     whether a change made something worse
 
@@ -52,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # before torch is loaded; a value of the user's own stays.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     mask_messages()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could stand here
+        from benchmark.cli.completion import complete
+
+        complete(parser())
     try:
         options = parser().parse_args(arguments)
         return options.run(options)
@@ -64,11 +86,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) is gone; so is the need to print.
         sys.stderr.close()
         return 0
+    except Exception as error:
+        if isinstance(error, OSError) and (text := _of_the_system(error)):
+            print(f"ecgcmr: {text}", file=sys.stderr)
+            return 2
+        traceback.print_exc()
+        report = (
+            "this is a fault of ecgcmr; report it with the lines above and ecgcmr doctor --json"
+        )
+        print(f"ecgcmr: {report}", file=sys.stderr)
+        return 1
+
+
+def _of_the_system(error: OSError) -> str:
+    """Return what the user has to know of a file or a disk; empty for any other fault."""
+    place = "" if error.filename is None else f"{error.filename}: "
+    if error.errno in (ENOSPC, EDQUOT):
+        return f"{place}the disk is full; make room and run the same command again"
+    return (
+        f"{place}{error.strerror}; name another file or folder, or free this one" if place else ""
+    )
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong and what to do."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with exit code 2."""
+        wrong = re.fullmatch(r"(.*invalid choice: '(.*)') \(choose from (.*)\)", message)
+        if wrong:
+            known = wrong[3].replace("'", "").split(", ")
+            message = f"{wrong[1]}; {suggestion(wrong[2], known)}"
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    whole = argparse.ArgumentParser(
+    whole = Parser(
         prog="ecgcmr",
         description="Train and fairly compare ECG representations guided by cardiac MRI.",
         epilog=EPILOG,

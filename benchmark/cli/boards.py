@@ -8,10 +8,16 @@ from typing import Any
 from benchmark.api import UserError
 from benchmark.cli.common import add_place, command, make_request, relative
 
+EXAMPLES = """\
+example:
+  ecgcmr boards --scale smoke --leaderboards MY_BOARDS
+"""
+
 
 def add(commands: Any) -> None:
     """Add the command."""
-    boards = command(commands, "boards", _boards, "render the boards again from their rows")
+    purpose = "render the boards again from their rows"
+    boards = command(commands, "boards", _boards, purpose, examples=EXAMPLES)
     add_place(boards)
 
 

@@ -21,10 +21,16 @@ def command(
     function: Callable[[argparse.Namespace], int],
     text: str,
     aliases: tuple[str, ...] = (),
+    examples: str = "",
 ) -> argparse.ArgumentParser:
-    """Add a command that calls ``function``, and return its parser."""
+    """Add a command that calls ``function``, and return its parser.
+
+    ``examples`` stand below its options, as they are written.
+    """
     description = text[0].upper() + text[1:] + "."
     parser = commands.add_parser(name, aliases=aliases, help=text, description=description)
+    if examples:
+        parser.epilog, parser.formatter_class = examples, argparse.RawDescriptionHelpFormatter
     parser.set_defaults(run=function)
     return parser
 

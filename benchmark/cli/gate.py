@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ layers:
   A  frozen metrics: every metric, interval, test and letter of made-up predictions (seconds)
   B  fingerprints: losses, features and predictions of every method after a few updates (minutes)
   C  learning smoke: fresh training seeds against stored reference seeds, in two stages (minutes)
-  D  recorded rows: nothing missing, the same people, a changed recipe not inferior (seconds)
+  D  recorded rows: nothing missing, the same people, no drop that fresh seeds confirm, a changed
+     recipe not inferior (seconds)
 
 exit code: 0 pass, 1 regression (what was measured differs, is missing, or nothing was compared),
 2 asked wrongly, 3 inconclusive
@@ -28,10 +31,17 @@ After a change that is meant, ecgcmr golden writes the references again; review 
 """
 
 
+GOLDEN = """\
+example:
+  ecgcmr golden --layer B --method ptacl       after a change of one method that is meant
+"""
+
+
 def add(commands: Any) -> None:
     """Add the commands."""
     check = command(commands, "check", _check, "tell whether a change made something worse")
-    golden = command(commands, "golden", _golden, "write the references of check again, for review")
+    purpose = "write the references of check again, for review"
+    golden = command(commands, "golden", _golden, purpose, examples=GOLDEN)
     for each, default in ((check, "A,B,D"), (golden, "A,B")):
         each.add_argument(
             "--layer", default=default, metavar="LIST", help=f"some of A,B,C,D (default {default})"
@@ -72,6 +82,7 @@ def add(commands: Any) -> None:
     check.add_argument(
         "--summary", type=Path, metavar="FILE", help="append the result to a Markdown file too"
     )
+    check.add_argument("--json", action="store_true", help="for programs")
 
 
 def _gate_options(options: argparse.Namespace, **more: Any) -> Any:
@@ -95,7 +106,11 @@ def _check(options: argparse.Namespace) -> int:
     asked = _gate_options(options, **place)
     verdicts = check(asked) if options.passes is None else passes(asked, options.passes)
     text = summary(verdicts)
-    print(text, end="")
+    if options.json:
+        layers = [{**asdict(verdict), "outcome": verdict.outcome} for verdict in verdicts]
+        print(json.dumps({"outcome": overall(verdicts), "layers": layers}, indent=1))
+    else:
+        print(text, end="")
     if options.summary is not None:
         with options.summary.open("a", encoding="utf-8") as file:
             file.write(text)

@@ -8,10 +8,19 @@ from typing import Any
 
 from benchmark.cli.common import command
 
+EXAMPLES = """\
+examples:
+  ecgcmr list                                  everything, and where plugins come from
+  ecgcmr list methods --track paper            the papers' own recipes
+  ecgcmr list methods --parameters             how large the networks are
+  ecgcmr list tasks --json
+"""
+
 
 def add(commands: Any) -> None:
     """Add the command."""
-    show = command(commands, "list", _list, "list methods, tasks, cohorts or scales")
+    purpose = "list methods, tasks, cohorts or scales"
+    show = command(commands, "list", _list, purpose, examples=EXAMPLES)
     kinds = ("methods", "tasks", "cohorts", "scales")
     show.add_argument("kind", nargs="?", choices=kinds, help="all of them when left out")
     show.add_argument("--json", action="store_true", help="for programs")

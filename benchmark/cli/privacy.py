@@ -9,6 +9,15 @@ from typing import Any
 
 from benchmark.cli.common import command
 
+EXAMPLES = """\
+examples:
+  ecgcmr privacy                     the repository one stands in
+  ecgcmr privacy --history           and all its commits
+  ecgcmr privacy paper/figures       some files
+
+exit code: 0, or 1 when something was found
+"""
+
 
 def add(commands: Any) -> None:
     """Add the command."""
@@ -17,6 +26,7 @@ def add(commands: Any) -> None:
         "privacy",
         _privacy,
         "look for ids and data of single people in everything that git would see",
+        examples=EXAMPLES,
     )
     privacy.add_argument(
         "paths",

@@ -17,6 +17,13 @@ from benchmark.cli.common import (
     worker_count,
 )
 
+EXAMPLES = """\
+examples:
+  ecgcmr reproduce                             which tables there are
+  ecgcmr reproduce "MMCL Table II" --dry-run   what it would train, and how long that takes
+  ecgcmr reproduce "PTACL Table 1" --track paper --scale full --cohort ukb
+"""
+
 
 def add(commands: Any) -> None:
     """Add the command."""
@@ -25,6 +32,7 @@ def add(commands: Any) -> None:
         "reproduce",
         _reproduce,
         "a table of one of the papers, its numbers beside those of the methods here",
+        examples=EXAMPLES,
     )
     tables.add_argument(
         "table",
@@ -42,10 +50,10 @@ def add(commands: Any) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from benchmark.reports.published import find, overview
+    from benchmark.reports.published import find, overview, overview_json
 
     if options.table is None:
-        print(overview())
+        print(json.dumps(overview_json(), indent=1) if options.json else overview())
         return 0
     table = find(options.table)
     from benchmark.engine.store import Store

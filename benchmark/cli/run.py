@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from benchmark.api import UserError
@@ -17,17 +18,27 @@ from benchmark.cli.common import (
     worker_count,
 )
 
+EXAMPLES = """\
+examples:
+  ecgcmr run --method ptacl --task retrieval
+  ecgcmr run --method all --task all --seeds 3
+  ecgcmr run --method mae,mmcl --task cvd --fractions 1.0,0.1 --dry-run
+  ecgcmr run --method 'ptacl[sigma=0.2]' --task phenotype --scale smoke
+
+exit code: 0 all is there, 1 something failed (what is done is kept), 2 asked wrongly
+"""
+
 
 def add(commands: Any) -> None:
     """Add the command."""
     purpose = "train and evaluate methods on tasks, write the boards"
-    run = command(commands, "run", _run, purpose, aliases=("bench",))
+    run = command(commands, "run", _run, purpose, aliases=("bench",), examples=EXAMPLES)
     run.add_argument(
         "--method",
         required=True,
         metavar="NAMES",
         help="methods, separated by commas; 'all', or 'references' for the rows all are read "
-        "against",
+        "against; 'ptacl[sigma=0.2,ecg.mask_ratio=0.7]' changes fields",
     )
     run.add_argument("--task", required=True, metavar="NAMES", help="tasks, or 'all'")
     run.add_argument(
@@ -55,7 +66,11 @@ def add(commands: Any) -> None:
     add_device(run)
     add_workers(run)
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    run.add_argument("--json", action="store_true", help="print the requested rows as JSON")
+    run.add_argument(
+        "--json",
+        action="store_true",
+        help="print the requested rows as JSON (with --dry-run the plan)",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -79,14 +94,17 @@ def _run(options: argparse.Namespace) -> int:
         workers=worker_count(options),
         dry_run=options.dry_run,
     )
-    if outcome.report is not None:
+    if outcome.report is None:
+        if options.json:
+            print(json.dumps(outcome.plan, indent=1))
+    else:
         _print_results(request, outcome, options)
     return 0 if outcome.ok else 1
 
 
 def _print_results(request: Any, outcome: Any, options: argparse.Namespace) -> None:
-    """Print this run's rows, then the boards they stand on."""
-    from benchmark.reports.boards import own_rows
+    """Print this run's rows, then where they stand, and where the rest of the boards is."""
+    from benchmark.reports.boards import own_rows, own_sections
     from benchmark.reports.rows import dumps
 
     if options.json:
@@ -96,9 +114,9 @@ def _print_results(request: Any, outcome: Any, options: argparse.Namespace) -> N
     for text in outcome.kept:
         print(f"the board keeps the recorded rows of {text}: they have more replicates")
     for board in outcome.boards:
-        print()
-        print(board.read_text().rstrip())
-        print(f"\nboard: {relative(board)}")
+        document = json.loads(board.with_suffix(".json").read_text())
+        print(f"\n{own_sections(document, outcome.files, request.fractions)}")
+        print(f"\nthe whole board: {relative(board)}")
 
 
 def _fractions(text: str) -> tuple[float, ...]:

@@ -8,10 +8,16 @@ from typing import Any
 
 from benchmark.cli.common import command
 
+EXAMPLES = """\
+example:
+  ecgcmr show cohort --preset hard --out hard.png
+"""
+
 
 def add(commands: Any) -> None:
     """Add the command."""
-    sheet = command(commands, "show", _show, "draw a few simulated people: ECG, heart, phenotypes")
+    purpose = "draw a few simulated people: ECG, heart, phenotypes"
+    sheet = command(commands, "show", _show, purpose, examples=EXAMPLES)
     sheet.add_argument("what", choices=("cohort",), help="what to draw")
     sheet.add_argument("--cohort", default="simulated", help="cohort (default simulated)")
     sheet.add_argument("--preset", default="default", help="preset of the simulated cohort")

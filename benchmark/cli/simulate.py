@@ -10,6 +10,11 @@ from typing import Any
 from benchmark.api import UserError
 from benchmark.cli.common import command
 
+EXAMPLES = """\
+example:
+  ecgcmr simulate --as-ukb rehearsal --people 20     prints the command that prepares them
+"""
+
 
 def add(commands: Any) -> None:
     """Add the command."""
@@ -18,6 +23,7 @@ def add(commands: Any) -> None:
         "simulate",
         _simulate,
         "write simulated people in the raw formats of UK Biobank, to rehearse prepare with",
+        examples=EXAMPLES,
     )
     simulate.add_argument(
         "--as-ukb", required=True, type=Path, metavar="DIR", help="an empty or new folder"

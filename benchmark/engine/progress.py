@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from benchmark.api import Method
 from benchmark.engine.lease import Holder
@@ -147,11 +147,18 @@ class Reporter:
             self.line(f"  blocked  {outcome.label} ({outcome.digest[:12]}): {outcome.message}")
 
 
-def print_plan(targets: Sequence[Stage], store: Store, reporter: Reporter | None = None) -> None:
+def print_plan(
+    targets: Sequence[Stage], store: Store, reporter: Reporter | None = None
+) -> dict[str, Any]:
     """Print which stages will run, which are found, which are shared, and what it will cost.
 
     Times come from past runs of the same class where there are any, else from the stage's own
     estimate. Stages with one label (replicates, fractions) share a line.
+
+    Returns
+    -------
+    dict
+        The same as plain JSON: ``run`` and ``found`` stages, ``seconds``, ``bytes``, ``free``.
     """
     reporter = reporter or Reporter()
     run = store.missing(targets)
@@ -183,6 +190,13 @@ def print_plan(targets: Sequence[Stage], store: Store, reporter: Reporter | None
             uses = [shared[digest] for digest in group if digest in shared]
             parts += [max(uses)[1]] if uses else []
             reporter.line("  ".join(parts))
+    return {
+        "run": [{"label": s.label, "digest": s.digest, "seconds": seconds[s.digest]} for s in run],
+        "found": [{"label": s.label, "digest": s.digest} for s in found],
+        "seconds": sum(seconds.values()),
+        "bytes": sum(size.values()),
+        "free": store.free(),
+    }
 
 
 def _shared(closure: Sequence[Stage]) -> dict[str, tuple[int, str]]:

@@ -3,11 +3,14 @@
 Layout below ``$ECGCMR_STORE`` (default ``~/.cache/ecgcmr-bench``, mode 0700)::
 
     done/<digest>/      an artifact: its files and manifest.json
-    work/<digest>/      out-<token>/ becomes the artifact; resume/ survives a kill
+    work/<digest>/      out-<token>/ becomes the artifact; resume/ survives a kill; stage.json says
+                        what is being made
     lease/<digest>.json who is at work
     failed/<digest>.json the last failure with its traceback
     corrupt/<digest>/   a damaged artifact, set aside
     durations.jsonl     kind and seconds of each finished stage, for estimates only
+
+A folder below ``done/`` is as old as its last use: `Store.open` sets its time of modification.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from benchmark.privacy import mask, store_root
 from benchmark.stage import Stage
 
 MANIFEST = "manifest.json"
+CLAIMED = "stage.json"
 _FOLDERS = ("done", "work", "lease", "failed", "corrupt")
 _LATEST = 5
 _TAIL = 1 << 18  # bytes of durations.jsonl that are read: some thousand stages
@@ -139,8 +143,11 @@ class Store:
             visit(target)
         return list(order.values())
 
-    def manifest(self, digest: str) -> dict[str, Any]:
+    def manifest(self, digest: str, keep: bool = True) -> dict[str, Any]:
         """Return what is recorded about an artifact.
+
+        Whoever reads all of them should not ``keep`` them for the next call: ten thousand in memory
+        take longer to make room for than to read.
 
         Raises
         ------
@@ -149,13 +156,16 @@ class Store:
         """
         if digest not in self._manifests:
             try:
-                manifest = json.loads((self.path(digest) / MANIFEST).read_bytes())
+                with open(f"{self.root}/done/{digest}/{MANIFEST}", "rb") as file:  # noqa: PTH123
+                    manifest = json.loads(file.read())
                 if manifest["digest"] != digest or not isinstance(manifest["files"], dict):
                     raise CorruptArtifactError(digest, MANIFEST)
             except FileNotFoundError:
                 raise MissingArtifactError(digest, MANIFEST) from None
             except (ValueError, KeyError, TypeError):
                 raise CorruptArtifactError(digest, MANIFEST) from None
+            if not keep:
+                return manifest
             self._manifests[digest] = manifest
         return self._manifests[digest]
 
@@ -184,6 +194,8 @@ class Store:
             if not intact:
                 raise CorruptArtifactError(digest, name)
         self._verified.add(digest)
+        with contextlib.suppress(OSError):  # a store that may only be read
+            os.utime(self.path(digest))
 
     def damage(self, stage: Stage) -> str | None:
         """Return which file of an artifact cannot be used, or None when all is well."""
@@ -265,6 +277,31 @@ class Store:
                 )
             lease.release()
 
+    def remove(self, digest: str) -> bool:
+        """Remove an artifact, or unfinished work, unless somebody is at work on it.
+
+        Returns
+        -------
+        bool
+            Whether it is gone.
+        """
+        lease = self._leases.acquire(digest)
+        if lease is None:
+            return False
+        try:
+            self._forget(digest)
+            for where in ("done", "work", "corrupt"):
+                source = self.root / where / digest
+                # Renamed first: whoever looks meanwhile finds all of it or nothing.
+                away = self.root / "corrupt" / f".{digest}-{lease.token}"
+                with contextlib.suppress(FileNotFoundError):
+                    source.rename(away)
+                    shutil.rmtree(away)
+            self.clear_failure(digest)
+        finally:
+            lease.release()
+        return True
+
     def _forget(self, digest: str) -> None:
         self._manifests.pop(digest, None)
         self._verified.discard(digest)
@@ -311,10 +348,10 @@ class Store:
         }
         _write(self.failure_path(stage.digest), json.dumps(record, indent=1))
 
-    def failures(self) -> list[tuple[str, str]]:
-        """Return label and last line of every failure that is kept."""
-        kept = (self.failure(path.stem) for path in sorted((self.root / "failed").glob("*.json")))
-        return [(f["label"], f["traceback"].strip().splitlines()[-1]) for f in kept if f]
+    def failures(self) -> list[dict[str, Any]]:
+        """Return every failure that is kept, as `failure` does, the latest first."""
+        kept = (self.failure(path.stem) for path in (self.root / "failed").glob("[!.]*.json"))
+        return sorted((f for f in kept if f), key=lambda failure: failure["at"], reverse=True)
 
     def clear_failure(self, digest: str) -> None:
         """Forget a stage's failure."""
@@ -325,6 +362,20 @@ class Store:
     def holder(self, digest: str) -> Holder | None:
         """Return who is at work on a stage."""
         return self._leases.holder(digest)
+
+    def held(self) -> Iterator[str]:
+        """Digests of all stages that somebody is at work on, or was when it was killed."""
+        yield from (path.stem for path in (self.root / "lease").glob("[!.]*.json"))
+
+    def claimed(self, digest: str) -> dict[str, Any] | None:
+        """Return what is being made, or was when its worker died: label, stage, inputs, begun.
+
+        None where nobody has begun, or left nothing that says so.
+        """
+        try:
+            return json.loads((self.root / "work" / digest / CLAIMED).read_bytes())
+        except (OSError, ValueError):
+            return None
 
     def claim(self, stage: Stage, workers: int = 1) -> Claim | None:
         """Begin work on a stage, or return None while somebody else is at it.
@@ -405,6 +456,13 @@ class Claim:
             shutil.rmtree(left, ignore_errors=True)
         self.out.mkdir(mode=0o700)
         self.resumed = any(self.resume.iterdir())
+        record = {
+            "label": stage.label,
+            "stage": stage.describe(),
+            "inputs": [item.digest for item in stage.inputs],
+            "began": _now(),
+        }
+        _write(self._work / CLAIMED, json.dumps(record, indent=1), lasting=False)
 
     def commit(self, seconds: float, **facts: Any) -> None:
         """Make the results the stage's artifact, all of it or nothing.
@@ -477,6 +535,7 @@ class Claim:
         # those that hold something.
         with contextlib.suppress(LeaseLostError, OSError), self.lease.guard():
             self.resume.rmdir()
+            (self._work / CLAIMED).unlink(missing_ok=True)
             self._work.rmdir()
         self.lease.release()
 
@@ -491,14 +550,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file so that it is there as a whole, on the disk, or not at all."""
+def _write(path: Path, text: str, lasting: bool = True) -> None:
+    """Write a file so that it is there as a whole (and, if lasting, on the disk) or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         draft.replace(path)
     except OSError:
         draft.unlink(missing_ok=True)

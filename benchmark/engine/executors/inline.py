@@ -64,12 +64,14 @@ def execute(
     Raises
     ------
     UserError
-        When the disk of the store is full.
+        When the disk of the store is full, or the device is not here.
     KeyboardInterrupt
         Raised on, leases released.
     """
     reporter = reporter or Reporter()
     started = time.monotonic()
+    if device != "auto":
+        torch_device(device)  # before hours of work, not after
     store.tidy()
     run = _Run(store, train, device, workers or usable_cores(), reporter)
     try:
@@ -79,6 +81,26 @@ def execute(
         raise
     reporter.summary(run.report, time.monotonic() - started)
     return run.report
+
+
+def torch_device(asked: str) -> str:
+    """Return ``asked``, or for ``auto`` the best device there is.
+
+    Raises
+    ------
+    UserError
+        When it is not here.
+    """
+    if asked == "cpu":
+        return asked
+    import torch
+
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        return next((name for name, here in found.items() if here), "cpu")
+    if not found.get(asked):
+        raise UserError(f"there is no device {asked!r} here; ecgcmr doctor says what there is")
+    return asked
 
 
 class StageContext:
@@ -111,13 +133,7 @@ class StageContext:
 
         # For every stage that asks, training or not: a resumed process must not differ.
         torch.use_deterministic_algorithms(True)
-        found = {"cpu": True, "cuda": torch.cuda.is_available()}
-        found["mps"] = torch.backends.mps.is_available()
-        if self._device == "auto":
-            return next(name for name in ("cuda", "mps", "cpu") if found[name])
-        if not found.get(self._device):
-            raise UserError(f"there is no device {self._device!r} here")
-        return self._device
+        return torch_device(self._device)
 
     @functools.cached_property
     def _allowed(self) -> frozenset[str]:
