@@ -14,6 +14,7 @@ MODALITY ?=
 LAYER ?=
 AGAINST ?= HEAD
 NAME ?=
+WORKERS ?=
 ARGS ?=
 
 BIN := .venv/bin
@@ -24,21 +25,23 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 help:
 	@sed -n 's/^#: //p' Makefile
-	@echo 'variables: METHOD TASK TABLE SEEDS SCALE FRACTIONS COHORT PRESET TRACK MODALITY LAYER AGAINST NAME, and ARGS for anything else'
+	@echo 'variables: METHOD TASK TABLE SEEDS SCALE FRACTIONS COHORT PRESET TRACK MODALITY LAYER AGAINST NAME WORKERS, and ARGS for anything else'
 
 bench: $(BIN)/.installed
 	@$(BIN)/ecgcmr run --method '$(METHOD)' --task '$(TASK)' --seeds '$(SEEDS)' --scale '$(SCALE)' \
 	  --fractions '$(FRACTIONS)' --cohort '$(COHORT)' --preset '$(PRESET)' \
-	  --track '$(TRACK)' --modality '$(MODALITY)' $(ARGS)
+	  --track '$(TRACK)' --modality '$(MODALITY)' $(if $(WORKERS),--workers '$(WORKERS)') $(ARGS)
 
 #: make reproduce TABLE='MMCL Table II'        a published table beside our numbers
 reproduce: $(BIN)/.installed
 	@$(BIN)/ecgcmr reproduce $(if $(TABLE),'$(TABLE)') --seeds '$(SEEDS)' --scale '$(SCALE)' \
-	  --cohort '$(COHORT)' --preset '$(PRESET)' --track '$(TRACK)' $(ARGS)
+	  --cohort '$(COHORT)' --preset '$(PRESET)' --track '$(TRACK)' \
+	  $(if $(WORKERS),--workers '$(WORKERS)') $(ARGS)
 
 #: make new-method NAME=my-idea               a method to start from, and its test
 #: make new-task NAME=my-task                 a task to start from, and its test
-new-method new-task: $(BIN)/.installed
+# The next step that is printed runs pytest.
+new-method new-task: $(BIN)/.installed-dev
 	@$(BIN)/ecgcmr new $(@:new-%=%) $(if $(NAME),'$(NAME)') $(ARGS)
 
 test: $(BIN)/.installed-dev

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields
@@ -27,8 +27,11 @@ class Catalogue:
         # A plugin that is broken today may be mended tomorrow: what it may have made stays.
         self._unsure = bool(registry().broken)
         for name in {module for module in modules if module}:
-            if name.partition(".")[0] not in ("benchmark", "methods", "tasks"):
-                continue  # another package's, which the registry has loaded if it is installed
+            package = name.partition(".")[0]
+            if package not in ("benchmark", "methods", "tasks"):
+                # The registry has loaded what is installed; what is not may be back tomorrow.
+                self._unsure |= importlib.util.find_spec(package) is None
+                continue
             try:
                 importlib.import_module(name)
             except ModuleNotFoundError:
@@ -42,7 +45,7 @@ class Catalogue:
     def makes(self, described: Any, digest: str) -> bool:
         """Whether a stage, as `Stage.describe` gave it, has this digest today.
 
-        Also where that cannot be told because a plugin is broken.
+        Also where that cannot be told because a plugin is broken or not installed.
         """
         try:
             spec = self.spec(described)
@@ -62,6 +65,10 @@ class Catalogue:
         if key not in self._known:
             self._known[key] = self._restore(described)
         return self._known[key]
+
+    def know(self, described: Any, spec: Spec) -> None:
+        """Let a description, such as a plan's reference to a digest, stand for a spec."""
+        self._known[json.dumps(described, sort_keys=True)] = spec
 
     def _restore(self, described: Any) -> Spec | None:
         try:

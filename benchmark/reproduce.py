@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from benchmark.engine.progress import Report, Reporter
     from benchmark.engine.store import Store
     from benchmark.reports.rows import Cell
+    from benchmark.stage import Stage
 
 MOST_DECIMALS = 3
 NOT_RUN, NOT_APPLICABLE = "not run", "not applicable"
@@ -63,13 +64,14 @@ class Value:
 
 @dataclass
 class Reproduction:
-    """A table with our values, and where it was written (None after a dry run)."""
+    """A table with our values, the stages behind them, and where it is (None after a dry run)."""
 
     table: Table
     request: Request
     values: list[Value] = field(default_factory=list)
     report: Report | None = None
     path: Path | None = None
+    targets: tuple[Stage, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -91,10 +93,9 @@ def reproduce(
     store: Store,
     leaderboards: Path,
     *,
-    device: str = "auto",
-    workers: int | None = None,
     dry_run: bool = False,
     reporter: Reporter | None = None,
+    **execution: Any,
 ) -> Reproduction:
     """Run what a table needs and write it, with our values, as Markdown.
 
@@ -115,9 +116,9 @@ def reproduce(
     reporter = reporter or Reporter()
     firsts = {_key(line, request): line for line in reversed(table.lines)}
     sources = {key: _source(line, table, request) for key, line in reversed(firsts.items())}
-    done = Reproduction(table, request)
-    targets = {j.score.digest: j.score for s in sources.values() for j in s.jobs}
-    print_plan(list(targets.values()), store, reporter)
+    targets = tuple({j.score.digest: j.score for s in sources.values() for j in s.jobs}.values())
+    done = Reproduction(table, request, targets=targets)
+    print_plan(targets, store, reporter)
     if dry_run:
         said = {
             f"{NOT_APPLICABLE}: {' '.join(firsts[key].row(table.rows))}: {source.reason}": None
@@ -133,9 +134,7 @@ def reproduce(
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror}") from None
     if targets:
-        done.report = bring(
-            list(targets.values()), store, device=device, workers=workers, reporter=reporter
-        )
+        done.report = bring(targets, store, reporter=reporter, **execution)
     cells = {key: _cells(source, store) for key, source in sources.items()}
     for line in table.lines:
         key = _key(line, request)

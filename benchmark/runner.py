@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ FINETUNE_ANYWHERE = ("full",)
 ORACLE_PEOPLE = {"smoke": 5_000}
 """People an oracle is fitted on where the usual number is not worth the wait."""
 RANKED_TRACK = "harmonised"
+EXECUTORS = ("inline", "local", "none")
+"""Modules of `benchmark.engine.executors` that bring stages into a store."""
 OVERRIDDEN = "overridden"
 """Folder beside rows and boards for methods with changed fields: no committed board shows them."""
 MODALITIES = {"ecg": "ECG", "cmr": "CMR", "covariates": "covariates"}
@@ -326,19 +329,46 @@ def bring(
     targets: Sequence[Stage],
     store: Store,
     *,
+    executor: str = "auto",
     device: str = "auto",
     workers: int | None = None,
     reporter: Reporter | None = None,
+    **settings: Any,
 ) -> Report:
-    """Bring stages into the store with the inline executor."""
-    from benchmark.engine.executors.inline import execute
+    """Bring stages into the store.
+
+    Parameters
+    ----------
+    targets
+        Stages that are wanted.
+    store
+        Where artifacts are found and committed.
+    executor
+        One of `EXECUTORS`; ``auto``: local where several workers were asked for or there are
+        several accelerators, else inline.
+    device
+        ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    workers
+        Number of processes.
+    reporter
+        Where lines are printed; by default stderr.
+    settings
+        Of the executor's own.
+    """
+    from benchmark.engine.executors.local import accelerators
+
+    if executor == "auto":
+        several = (workers or 1) > 1 or len(accelerators(device)) > 1
+        executor = "local" if several else "inline"
+    execute = import_module(f"benchmark.engine.executors.{executor}").execute
 
     def train(trainable: Trainable, context: Context) -> None:
         from benchmark.engine import training  # torch, only where something is trained
 
         training.train(trainable, context)
 
-    return execute(targets, store, train=train, device=device, workers=workers, reporter=reporter)
+    common = {"device": device, "workers": workers, "reporter": reporter}
+    return execute(targets, store, train=train, **common, **settings)
 
 
 def run(
@@ -346,12 +376,11 @@ def run(
     store: Store,
     leaderboards: Path,
     *,
-    device: str = "auto",
-    workers: int | None = None,
     dry_run: bool = False,
     reporter: Reporter | None = None,
+    **execution: Any,
 ) -> Outcome:
-    """Plan, execute, and write rows and boards.
+    """Plan, execute as `bring` is told to by ``execution``, and write rows and boards.
 
     Raises
     ------
@@ -377,9 +406,9 @@ def run(
     targets = list({score.digest: score for score in scores}.values())
     planned = print_plan(targets, store, reporter)
     if dry_run:
-        return Outcome(plan=planned)
-    report = bring(targets, store, device=device, workers=workers, reporter=reporter)
-    outcome = Outcome(report=report, plan=planned)
+        return Outcome(plan=planned, targets=targets)
+    report = bring(targets, store, reporter=reporter, **execution)
+    outcome = Outcome(report=report, plan=planned, targets=targets)
     for task in tasks.values():
         ceilings = open_ceilings(request, task, store)
         files = own_files(request, task, store, ceilings)
@@ -409,6 +438,8 @@ class Outcome:
         What became of the stages; None for a dry run.
     plan
         What was to be done; see `print_plan`.
+    targets
+        The stages that were wanted for themselves.
     files
         The rows of this run, as they would be written to an empty folder.
     kept
@@ -419,6 +450,7 @@ class Outcome:
 
     report: Report | None = None
     plan: dict[str, Any] = field(default_factory=dict)
+    targets: Sequence[Stage] = ()
     files: list[dict[str, Any]] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     boards: list[Path] = field(default_factory=list)

@@ -132,6 +132,8 @@ class Stage(Spec):
     threads: ClassVar[int] = 1
     pools: ClassVar[bool] = False
     """Whether the work is spread over ``context.workers`` workers."""
+    on_device: ClassVar[bool] = False
+    """Whether the work is done on ``context.device``, so that it is given to whoever has one."""
 
     def run(self, context: Context) -> None:
         """Do the work and leave the results as files in ``context.out``."""

@@ -27,7 +27,7 @@ def completions(line, tmp_path):
 
 
 def test_commands_and_options(tmp_path):
-    assert completions("ecgcmr sta", tmp_path) == ["status"]
+    assert completions("ecgcmr stat", tmp_path) == ["status"]
     assert "--json" in completions("ecgcmr status --", tmp_path)
 
 
@@ -38,6 +38,8 @@ def test_commands_and_options(tmp_path):
         ("ecgcmr run --cohort simu", "simulated"),
         ("ecgcmr run --preset permuted", "permuted-pairs"),
         ("ecgcmr run --track pa", "paper"),
+        ("ecgcmr compare tabular@", "tabular@mmcl"),
+        ("ecgcmr compare mae tabular@", "tabular@mmcl"),
     ],
 )
 def test_values(tmp_path, line, expected):
@@ -49,6 +51,11 @@ def test_every_name_of_a_list(tmp_path):
     assert set(completions("ecgcmr run --method mmcl", tmp_path)) == names
     found = completions("ecgcmr run --method mae,mmcl,mmcl", tmp_path)
     assert set(found) == {f"mae,mmcl,{name}" for name in names - {"mmcl"}}
+
+
+def test_files_are_left_to_the_shell(tmp_path):
+    assert completions("ecgcmr prepare ukb --table MMCL", tmp_path) == []
+    assert completions("ecgcmr reproduce 'MMCL Table VII", tmp_path) != []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

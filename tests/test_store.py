@@ -16,7 +16,7 @@ import pytest
 from benchmark.api import UserError
 from benchmark.engine import lease as lease_module
 from benchmark.engine import store as store_module
-from benchmark.engine.lease import Holder, LeaseLostError, process_start
+from benchmark.engine.lease import Holder, LeaseLostError, Leases, process_start
 from benchmark.engine.store import CorruptArtifactError, MissingArtifactError, Store
 from benchmark.stage import Stage
 
@@ -292,7 +292,8 @@ def test_work_of_several_threads_waits_for_free_cores(store, monkeypatch):
     first = leases.acquire(DIGEST, threads=2, cores=2)
     assert leases.acquire(other, threads=2, cores=2) is None
     assert leases.holder(other) is None, "nobody is at it: it waits for the cores"
-    for threads, cores in ((1, 2), (2, 4)):
+    assert leases.acquire(other, threads=1, cores=2) is None, "it would slow the first one down"
+    for threads, cores in ((1, 3), (2, 4)):
         leases.acquire(other, threads=threads, cores=cores).release()
     first.release()
     alone = leases.acquire(other, threads=16, cores=2)
@@ -307,6 +308,55 @@ def test_work_of_several_threads_waits_for_free_cores(store, monkeypatch):
     assert leases.acquire(other, threads=2, cores=2) is None
     time.sleep(0.4)
     leases.acquire(other, threads=2, cores=2).release()
+
+
+def test_who_waits_for_cores_has_the_next_turn(store, monkeypatch):
+    leases, large, small = store._leases, "b" * 64, "c" * 64
+    first = leases.acquire(DIGEST, cores=2)
+    assert leases.acquire(large, threads=2, cores=2) is None
+    assert leases.acquire(small, cores=2) is None, "it would keep the large one waiting"
+    other = Leases(store.root / "lease")
+    assert other.acquire(small, cores=2) is None
+    first.release()
+    taken = other.acquire(large, threads=2, cores=2)
+    assert taken is not None, "whoever asks: the turn is the stage's"
+    taken.release()
+    other.acquire(small, cores=2).release()
+
+    # Who no longer asks, or has died, has no turn.
+    monkeypatch.setattr(lease_module, "TURN_SECONDS", 0.2)
+    first = leases.acquire(DIGEST, cores=2)
+    assert leases.acquire(large, threads=2, cores=2) is None
+    assert other.acquire(small, cores=2) is None
+    time.sleep(0.3)
+    other.acquire(small, cores=2).release()
+    gone = replace(Holder.mine(threads=2), start=1.0)
+    leases._replace(f".turn-{large}", gone)
+    other.acquire(small, cores=2).release()
+    first.release()
+    store.tidy()
+    assert not list((store.root / "lease").glob(".turn*"))
+
+
+def test_work_that_spreads_takes_the_cores_that_are_free(store):
+    leases, other = store._leases, "b" * 64
+    alone = leases.acquire(DIGEST, cores=4, most=4)
+    assert alone.threads == 4
+    assert leases.acquire(other, cores=4, most=4) is None
+    alone.release()
+    leases.acquire(other, cores=4).release()
+    first = leases.acquire(DIGEST, threads=3, cores=4)
+    rest = leases.acquire(other, cores=4, most=4)
+    assert rest.threads == 1
+    rest.release()
+    first.release()
+    more = leases.acquire(DIGEST, cores=4, most=8)
+    assert more.threads == 8, "as many as were asked for where nobody else is"
+    more.release()
+    many = [leases.acquire(f"{n}" * 64, cores=2) for n in range(3)]
+    assert all(many), "work of one thread each may share cores"
+    for lease in many:
+        lease.release()
 
 
 def test_a_live_holder_beats_and_keeps_its_lease(store, monkeypatch):

@@ -22,6 +22,7 @@ COMMANDS = (
     "list",
     "new",
     "show",
+    "stage",
     "status",
     "boards",
     "gate",
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complete(parser())
     try:
         options = parser().parse_args(arguments)
+        options.arguments = [*(sys.argv[1:] if arguments is None else arguments)]
         return options.run(options)
     except UserError as error:
         print(f"ecgcmr: {error}", file=sys.stderr)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import UserError
 
 if TYPE_CHECKING:
+    from benchmark.engine.store import Store
     from benchmark.runner import Request
+    from benchmark.stage import Stage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -70,6 +72,48 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, metavar="N", help="worker processes (default: the usable cores)"
     )
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    """Add how the stages are run: where, by what, in how many processes."""
+    add_device(parser)
+    parser.add_argument(
+        "--executor",
+        default="auto",
+        choices=("auto", "inline", "local", "none"),
+        help="inline: in this process; local: in several; none: only what is in the store already; "
+        "default: local where --workers asks for several or there are several GPUs",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes, beside one for each GPU"
+    )
+
+
+def execution(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what `add_execution` was told, for `benchmark.runner.bring`."""
+    worker_count(options)
+    return {
+        "executor": options.executor,
+        "device": options.device,
+        "workers": options.workers,
+    }
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add the choice to have lines printed for another scheduler."""
+    parser.add_argument(
+        "--commands",
+        action="store_true",
+        help="print shell lines that do it, with what each waits for and needs, and stop",
+    )
+
+
+def print_commands(options: argparse.Namespace, targets: Sequence[Stage], store: Store) -> None:
+    """Print lines that make the stages, and then do what this command was asked for."""
+    from benchmark.engine.executors.commands import commands
+
+    asked = [word for word in options.arguments if word != "--commands"]
+    print(commands(targets, store, [*asked, "--executor", "none"], options.device), end="")
 
 
 def make_request(

@@ -52,6 +52,15 @@ def add(commands: Any) -> None:
     add_place(compare)
 
 
+def _place(options: argparse.Namespace) -> list[str]:
+    """Return the options of `add_place` that were given."""
+    parser = argparse.ArgumentParser()
+    add_place(parser)
+    usual = vars(parser.parse_args([]))
+    given = {name: getattr(options, name) for name in usual}
+    return [text for n, v in given.items() if v != usual[n] for text in (f"--{n}", str(v))]
+
+
 def _compare(options: argparse.Namespace) -> int:
     from benchmark.compare import compare
     from benchmark.compare_text import as_json, text
@@ -74,5 +83,5 @@ def _compare(options: argparse.Namespace) -> int:
         head=options.head,
         margin=options.margin,
     )
-    print(json.dumps(as_json(pairs), indent=1) if options.json else text(pairs))
+    print(json.dumps(as_json(pairs), indent=1) if options.json else text(pairs, _place(options)))
     return 0 if any(pair.difference is not None for pair in pairs) else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from benchmark.cli.common import command
@@ -47,7 +48,7 @@ def _name_values(parser: argparse.ArgumentParser) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for sub in action.choices.values():
                 _name_values(sub)
-        elif action.dest in VALUES and action.choices is None:
+        elif action.dest in VALUES and action.choices is None and action.type is not Path:
             action.completer = _Listed(VALUES[action.dest])
 
 
@@ -67,6 +68,12 @@ def _methods() -> list[str]:
     from benchmark.registry import registry
 
     return [*registry().methods, "all", "references"]
+
+
+def _single_methods() -> list[str]:
+    from benchmark.registry import registry
+
+    return list(registry().methods)
 
 
 def _tasks() -> list[str]:
@@ -113,6 +120,8 @@ def _tables() -> list[str]:
 
 VALUES: dict[str, Callable[[], Iterable[str]]] = {
     "method": _methods,
+    "a": _single_methods,
+    "b": _single_methods,
     "task": _tasks,
     "cohort": _cohorts,
     "preset": _presets,

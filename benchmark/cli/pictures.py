@@ -10,13 +10,12 @@ from typing import Any
 
 from benchmark.api import UserError
 from benchmark.cli.common import (
-    add_device,
+    add_execution,
     add_place,
-    add_workers,
     command,
+    execution,
     make_request,
     relative,
-    worker_count,
 )
 
 KINDS = """\
@@ -53,8 +52,7 @@ def add(commands: Any) -> None:
         "--kind", default="all", metavar="NAMES", help="kinds, separated by commas (default all)"
     )
     add_place(pictures)
-    add_device(pictures)
-    add_workers(pictures)
+    add_execution(pictures)
     pictures.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -74,8 +72,7 @@ def _pictures(options: argparse.Namespace) -> int:
         kinds,
         Store(),
         options.leaderboards,
-        device=options.device,
-        workers=worker_count(options),
+        **execution(options),
     )
     for home in places:
         if made.files and (rows_folders(request, home)[-1] / request.track).exists():

@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
         "prepare",
         help="make a cohort of your own files",
         description="Make a cohort of your own files; it stays in the private store.",
-        epilog=f"{UKB_EXAMPLES}\n{WFDB_EXAMPLES}",
+        epilog=UKB_EXAMPLES + WFDB_EXAMPLES.partition("\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sources = prepare.add_subparsers(title="cohorts", metavar="COHORT", required=True)

@@ -7,14 +7,15 @@ import json
 from typing import Any
 
 from benchmark.cli.common import (
-    add_device,
+    add_commands,
+    add_execution,
     add_place,
     add_track,
-    add_workers,
     command,
+    execution,
     make_request,
+    print_commands,
     relative,
-    worker_count,
 )
 
 EXAMPLES = """\
@@ -43,9 +44,9 @@ def add(commands: Any) -> None:
     tables.add_argument("--seeds", type=int, default=1, metavar="N", help="replicates (default 1)")
     add_place(tables)
     add_track(tables)
-    add_device(tables)
-    add_workers(tables)
+    add_execution(tables)
     tables.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    add_commands(tables)
     tables.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -60,16 +61,18 @@ def _reproduce(options: argparse.Namespace) -> int:
     from benchmark.reproduce import as_json, markdown, reproduce
 
     request = make_request(options, replicates=options.seeds, fractions=(1.0,), track=options.track)
+    store = Store()
     done = reproduce(
         table,
         request,
-        Store(),
+        store,
         options.leaderboards,
-        device=options.device,
-        workers=worker_count(options),
-        dry_run=options.dry_run,
+        dry_run=options.dry_run or options.commands,
+        **execution(options),
     )
-    if done.path is not None:
+    if options.commands:
+        print_commands(options, done.targets, store)
+    elif done.path is not None:
         if options.json:
             print(json.dumps(as_json(done), indent=1))
         else:

@@ -8,14 +8,15 @@ from typing import Any
 
 from benchmark.api import UserError
 from benchmark.cli.common import (
-    add_device,
+    add_commands,
+    add_execution,
     add_place,
     add_track,
-    add_workers,
     command,
+    execution,
     make_request,
+    print_commands,
     relative,
-    worker_count,
 )
 
 EXAMPLES = """\
@@ -24,6 +25,8 @@ examples:
   ecgcmr run --method all --task all --seeds 3
   ecgcmr run --method mae,mmcl --task cvd --fractions 1.0,0.1 --dry-run
   ecgcmr run --method 'ptacl[sigma=0.2]' --task phenotype --scale smoke
+  ecgcmr run --method all --task all --workers 8          eight processes beside each other
+  ecgcmr run --method all --task all --commands > jobs.sh  for a scheduler of your own
 
 exit code: 0 all is there, 1 something failed (what is done is kept), 2 asked wrongly
 """
@@ -63,9 +66,9 @@ def add(commands: Any) -> None:
     )
     add_place(run)
     add_track(run)
-    add_device(run)
-    add_workers(run)
+    add_execution(run)
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    add_commands(run)
     run.add_argument(
         "--json",
         action="store_true",
@@ -86,15 +89,17 @@ def _run(options: argparse.Namespace) -> int:
         track=options.track,
         modality=options.modality,
     )
+    store = Store()
     outcome = run(
         request,
-        Store(),
+        store,
         options.leaderboards,
-        device=options.device,
-        workers=worker_count(options),
-        dry_run=options.dry_run,
+        dry_run=options.dry_run or options.commands,
+        **execution(options),
     )
-    if outcome.report is None:
+    if options.commands:
+        print_commands(options, outcome.targets, store)
+    elif outcome.report is None:
         if options.json:
             print(json.dumps(outcome.plan, indent=1))
     else:

@@ -23,6 +23,8 @@ BEAT_SECONDS = 5.0
 """How often a holder raises its beat."""
 PATIENCE_SECONDS = 60.0
 """How long a waiter must have seen one beat, on its own monotonic clock, to call it dead."""
+TURN_SECONDS = 5.0
+"""How long a waiter for cores, who asks for them again and again, must have been silent."""
 CHECK_SECONDS = 0.5
 """How often, at most, `Lease.check` reads the file: progress may be reported every millisecond."""
 
@@ -137,22 +139,38 @@ class Leases:
         """Return who holds a stage; None when nobody does or the file cannot be understood."""
         return _parse(self._read(digest))
 
-    def acquire(self, digest: str, threads: int = 1, cores: int | None = None) -> Lease | None:
+    def acquire(
+        self, digest: str, threads: int = 1, cores: int | None = None, most: int | None = None
+    ) -> Lease | None:
         """Take a free or stale lease; None while somebody else is at work.
 
         A waiter asks again and again: that is how it sees whether the beat changes. With
-        ``cores`` given, work of several threads also waits until this machine has them free:
-        threads that meet at a barrier after every small operation lose ten times the time as soon
-        as one of them shares its core.
+        ``cores`` given, work of several threads also waits until this machine has them free, and
+        other work until it is done: threads that meet at a barrier after every small operation
+        lose ten times the time as soon as one of them shares its core. Who has asked and waits has
+        the next turn: nothing else is begun, or small work would never leave enough cores free.
+
+        Parameters
+        ----------
+        digest
+            Of the stage.
+        threads
+            Cores the work keeps busy.
+        cores
+            Those this process may use; None to ask for none.
+        most
+            Where the work can use more cores than ``threads``: up to how many it is given, of
+            those that are free.
         """
         with self.locked():
             text = self._read(digest)
-            if text is not None and not self._stale(digest, text):
+            if text is not None and not self._stale(digest, text, PATIENCE_SECONDS):
                 return None
-            if cores and threads > 1:
-                busy = self._threads_here()
-                if busy and busy + threads > cores:
+            if cores:
+                free = self._free(digest, threads, cores, most or threads)
+                if not free:
                     return None
+                threads = max(threads, min(most or threads, free))
             self._seen.pop(digest, None)
             holder = Holder.mine(threads)
             # The lock makes this exclusive; a rename, because a full disk would otherwise leave
@@ -160,20 +178,46 @@ class Leases:
             self._replace(digest, holder)
         return Lease(self, digest, holder)
 
-    def _threads_here(self) -> int:
-        threads, mine = 0, set(_cpus())
-        for path in self._folder.glob("[!.]*.json"):
+    def tidy(self) -> None:
+        """Remove the turns of processes that have died waiting."""
+        with self.locked():
+            for path in self._folder.glob(".turn-*.json"):
+                holder = self.holder(path.stem)
+                if holder is None or holder.gone():
+                    path.unlink()
+
+    def _free(self, digest: str, threads: int, cores: int, most: int) -> int:
+        """Return how many cores work on a stage may have; none when it has to wait."""
+        own = f".turn-{digest}"
+        turns = self._beside(".turn-*.json", TURN_SECONDS)
+        if turns.keys() - {own}:
+            return 0
+        busy = [holder.threads for holder in self._beside("[!.]*.json", PATIENCE_SECONDS).values()]
+        free = cores - sum(busy)
+        # Work of one thread each may share cores: whoever starts more of it wants that.
+        alike = max(busy, default=1) == most == 1
+        if not busy or threads <= free or alike:
+            self._path(own).unlink(missing_ok=True)
+            return max(free, threads) if busy else max(most, threads)
+        waiting = turns.get(own) or Holder.mine(threads)
+        self._replace(own, replace(waiting, beat=waiting.beat + 1))
+        return 0
+
+    def _beside(self, pattern: str, patience: float) -> dict[str, Holder]:
+        """Return who is alive of those with leases (or turns), and shares cores with us."""
+        found, mine = {}, set(_cpus())
+        for path in self._folder.glob(pattern):
             text = self._read(path.stem)
             holder = _parse(text)
             if holder is None or not holder.here():
                 continue
             elsewhere = holder.cpus and mine and not mine & set(holder.cpus)
             # Somebody who is gone or suspended uses no core.
-            if not elsewhere and not self._stale(path.stem, text):
-                threads += holder.threads
-        return threads
+            if not elsewhere and not self._stale(path.stem, text, patience):
+                found[path.stem] = holder
+        return found
 
-    def _stale(self, digest: str, text: str) -> bool:
+    def _stale(self, digest: str, text: str, patience: float) -> bool:
         holder = _parse(text)
         if holder is not None and holder.gone():
             return True
@@ -182,7 +226,7 @@ class Leases:
         if seen != text:
             self._seen[digest] = (text, now)
             return False
-        return now - since >= PATIENCE_SECONDS
+        return now - since >= patience
 
     def _path(self, digest: str) -> Path:
         return self._folder / f"{digest}.json"
@@ -215,6 +259,11 @@ class Lease:
     def token(self) -> str:
         """Names this holding of the lease."""
         return self._holder.token
+
+    @property
+    def threads(self) -> int:
+        """Cores that the work was given."""
+        return self._holder.threads
 
     def check(self) -> None:
         """Raise `LeaseLostError` when another worker has taken over."""

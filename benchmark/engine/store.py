@@ -380,12 +380,13 @@ class Store:
     def claim(self, stage: Stage, workers: int = 1) -> Claim | None:
         """Begin work on a stage, or return None while somebody else is at it.
 
-        None too while a stage that keeps several cores busy would not find them free.
+        None too while the stage would not find the cores free that it keeps busy. One that spreads
+        over ``workers`` makes do with fewer.
 
         A claim may be got for a stage that was committed a moment before: ask `has` again.
         """
-        busy = max(stage.threads, workers if stage.pools else 1)
-        lease = self._leases.acquire(stage.digest, busy, usable_cores())
+        most = max(stage.threads, workers if stage.pools else 1)
+        lease = self._leases.acquire(stage.digest, stage.threads, usable_cores(), most)
         if lease is None:
             return None
         try:
@@ -397,8 +398,9 @@ class Store:
     def tidy(self) -> None:
         """Remove what dead workers left and nobody goes on with.
 
-        Outputs that were not committed, and the whole folder where the commit was done.
+        Outputs that were not committed, the whole folder where the commit was done, and turns.
         """
+        self._leases.tidy()
         for folder in (self.root / "work").iterdir():
             if lease := self._leases.acquire(folder.name):
                 useless = [folder] if self.has(folder.name) else folder.glob("out-*")

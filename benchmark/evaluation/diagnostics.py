@@ -98,6 +98,7 @@ class Inspect(Stage):
     """Measure something on every test person with a trained method."""
 
     threads: ClassVar[int] = 2
+    on_device: ClassVar[bool] = True
     fraction: ClassVar[float] = 1.0
     method: Method
     task: Task

@@ -24,6 +24,7 @@ class Embed(Stage):
     """
 
     threads: ClassVar[int] = 2
+    on_device: ClassVar[bool] = True
     method: Method = UNSET
 
     @property

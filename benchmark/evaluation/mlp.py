@@ -40,6 +40,7 @@ class MLPHead(Head):
     """
 
     threads: ClassVar[int] = 2
+    on_device: ClassVar[bool] = True
 
     epochs: int = 100
     batch_size: int = 64

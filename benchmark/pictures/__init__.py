@@ -88,11 +88,9 @@ def draw(
     kinds: Sequence[Kind],
     store: Store,
     leaderboards: Path,
-    *,
-    device: str = "auto",
-    workers: int | None = None,
+    **execution: Any,
 ) -> Made:
-    """Draw the kinds of picture of the request's methods; trains what is missing.
+    """Draw the kinds of picture of the request's methods; trains what is missing, as `bring` does.
 
     Writes ``<board folder>/pictures/<kind>-<method>.png`` (or ``.svg``) and ``.json`` below
     ``leaderboards``; of methods with changed fields beside their own boards.
@@ -112,7 +110,7 @@ def draw(
     stages = {stage.digest: stage for _, _, stage, _ in wanted if stage is not None}
     if stages:
         targets = [request.make_cohort(), *stages.values()]
-        bring(targets, store, device=device, workers=workers)
+        bring(targets, store, **execution)
     with style():
         for kind, subject, stage, folder in wanted:
             if stage is not None and not store.has(stage.digest):

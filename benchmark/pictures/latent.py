@@ -38,6 +38,7 @@ class LatentSpace(Stage):
     """
 
     threads: ClassVar[int] = 2
+    on_device: ClassVar[bool] = True
     MOST: ClassVar[int] = 500
 
     method: Method

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import os
-import sys
+import math
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from benchmark.api import Context, Trainable, UserError
-from benchmark.engine.lease import Lease, LeaseLostError
+from benchmark.api import UserError
+from benchmark.engine.executors.context import (
+    StageContext,
+    Train,
+    private_files,
+    threads_of,
+    torch_device,
+)
+from benchmark.engine.lease import LeaseLostError
+from benchmark.engine.plan import by_urgency
 from benchmark.engine.progress import Outcome, Report, Reporter
 from benchmark.engine.provenance import PeakMemory, provenance, usable_cores
 from benchmark.engine.store import ArtifactError, Claim, Store
@@ -21,10 +26,39 @@ from benchmark.privacy import mask
 from benchmark.stage import Stage, topological
 
 POLL_SECONDS = 0.5
+"""How long, at most, until a waiting worker looks again."""
+FIRST_POLL_SECONDS = 0.02
 REBUILDS = 2
 """How often one input is made again in a run before its reader counts as failed."""
 
-Train = Callable[[Trainable, Context], None]
+KINDS = ("cpu", "device")
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a worker that is one of several goes about its part of the work.
+
+    Attributes
+    ----------
+    kind
+        The stages it makes: ``device`` for those done on `Context.device`, ``cpu`` for the others,
+        empty for all. What is of the other kind is left to others.
+    patience
+        Seconds without anything to do, because others are at it, after which it leaves.
+    tried
+        Tokens of the failures from before the work that these workers share.
+    retry
+        Whether what has failed since is tried again, once.
+    """
+
+    kind: str = ""
+    patience: float = math.inf
+    tried: frozenset[str] = frozenset()
+    retry: bool = True
+
+    def takes(self, stage: Stage) -> bool:
+        """Whether a stage is of its kind."""
+        return self.kind in ("", KINDS[stage.on_device])
 
 
 def execute(
@@ -35,6 +69,7 @@ def execute(
     device: str = "auto",
     workers: int | None = None,
     reporter: Reporter | None = None,
+    share: Share | None = None,
 ) -> Report:
     """Bring the targets into the store, running what is missing and nothing else.
 
@@ -55,6 +90,8 @@ def execute(
         Number of worker processes a stage may use; by default the usable cores.
     reporter
         Where lines are printed; by default stderr.
+    share
+        The part of it that this process takes on, where it is one of several.
 
     Returns
     -------
@@ -72,8 +109,9 @@ def execute(
     started = time.monotonic()
     if device != "auto":
         torch_device(device)  # before hours of work, not after
-    store.tidy()
-    run = _Run(store, train, device, workers or usable_cores(), reporter)
+    if share is None:  # workers leave it to whoever started them
+        store.tidy()
+    run = _Run(store, train, device, workers or usable_cores(), reporter, share)
     try:
         run.bring(targets)
     except KeyboardInterrupt:
@@ -83,98 +121,33 @@ def execute(
     return run.report
 
 
-def torch_device(asked: str) -> str:
-    """Return ``asked``, or for ``auto`` the best device there is.
-
-    Raises
-    ------
-    UserError
-        When it is not here.
-    """
-    if asked == "cpu":
-        return asked
-    import torch
-
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if asked == "auto":
-        return next((name for name, here in found.items() if here), "cpu")
-    if not found.get(asked):
-        raise UserError(f"there is no device {asked!r} here; ecgcmr doctor says what there is")
-    return asked
-
-
-class StageContext:
-    """What a running stage is given; implements `benchmark.api.Context`."""
-
-    def __init__(
-        self,
-        stage: Stage,
-        store: Store,
-        claim: Claim,
-        *,
-        train: Train,
-        device: str,
-        workers: int,
-        reporter: Reporter,
-    ) -> None:
-        self.out: Path = claim.out
-        self.resume: Path = claim.resume
-        self.workers = workers
-        self._stage, self._store = stage, store
-        self._lease: Lease = claim.lease
-        self._train, self._device, self._reporter = train, device, reporter
-
-    @functools.cached_property
-    def device(self) -> str:
-        """The torch device; only asking for it may import torch."""
-        # Read when CUDA starts; without it deterministic algorithms refuse to multiply matrices.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        import torch
-
-        # For every stage that asks, training or not: a resumed process must not differ.
-        torch.use_deterministic_algorithms(True)
-        return torch_device(self._device)
-
-    @functools.cached_property
-    def _allowed(self) -> frozenset[str]:
-        return frozenset(stage.digest for stage in topological(self._stage.inputs))
-
-    def open(self, stage: Stage) -> Path:
-        """Return the folder of an input's artifact, its checksums verified.
-
-        Raises
-        ------
-        ValueError
-            When the stage is no input, at any depth: its digest would not follow from the
-            running stage's, and nothing would make sure that it is there.
-        ArtifactError
-            When it is missing or damaged; the executor makes it again and the stage runs anew.
-        """
-        if stage.digest not in self._allowed:
-            raise ValueError(
-                f"{self._stage.label} opens {stage.label}, which is not among its inputs"
+def mend(targets: Sequence[Stage], store: Store, reporter: Reporter) -> None:
+    """Set damaged targets aside, so that they are made again."""
+    for stage in targets:
+        if store.has(stage.digest) and (damage := store.damage(stage)):
+            reporter.line(
+                f"{stage.label} ({stage.digest[:12]}) is damaged ({mask(damage)}); it is made again"
             )
-        return self._store.open(stage)
-
-    def progress(self, done: float, total: float, unit: str = "", note: str = "") -> None:
-        """Report how far the work is; raises `LeaseLostError` after a take-over."""
-        self._lease.check()
-        self._reporter.progress(done, total, unit, note)
-
-    def train(self, trainable: Trainable) -> None:
-        """Run the harness's training loop and leave the best weights in ``out``."""
-        self._train(trainable, self)
+            store.quarantine(stage.digest)
 
 
 class _Run:
     """The state of one call of `execute`."""
 
     def __init__(
-        self, store: Store, train: Train, device: str, workers: int, reporter: Reporter
+        self,
+        store: Store,
+        train: Train,
+        device: str,
+        workers: int,
+        reporter: Reporter,
+        share: Share | None,
     ) -> None:
         self.report = Report()
         self._store, self._reporter = store, reporter
-        self._hooks = {"train": train, "device": device, "workers": workers, "reporter": reporter}
+        self._share, self._order = share or Share(), by_urgency if share else None
+        self._workers = workers
+        self._hooks = {"train": train, "device": device, "reporter": reporter}
         self._pending: dict[str, Stage] = {}
         self._bad: dict[str, str] = {}  # failed or blocked: digest to label
         self._deeper: dict[str, set[str]] = {}  # inputs of inputs that are made again, by reader
@@ -182,31 +155,42 @@ class _Run:
         self._announced: set[str] = set()
         self._rebuilt: Counter[str] = Counter()
         self._started = 0
+        self._cores_taken = False
+        self._idle_since, self._naps = math.inf, 0
 
     def bring(self, targets: Sequence[Stage]) -> None:
-        for stage in targets:
-            if self._store.has(stage.digest) and (damage := self._store.damage(stage)):
-                self._reporter.line(
-                    f"{stage.label} ({stage.digest[:12]}) is damaged ({mask(damage)}); "
-                    "it is made again"
-                )
-                self._store.quarantine(stage.digest)
-        self._pending = {stage.digest: stage for stage in self._store.missing(targets)}
+        mend(targets, self._store, self._reporter)
+        missing = self._store.missing(targets)
+        if self._order:
+            missing = self._order(missing, self._store)
+        self._pending = {stage.digest: stage for stage in missing}
         for stage in topological(targets):
             if stage.digest not in self._pending and self._store.has(stage.digest):
                 self.report.found.append(Outcome(stage.label, stage.digest))
-        while self._pending:
-            moved = False
-            for digest, stage in list(self._pending.items()):
-                needed = {i.digest for i in stage.inputs} | self._deeper.get(digest, set())
-                bad = [self._bad[item] for item in needed if item in self._bad]
-                if bad:
-                    self._settle(stage, self.report.blocked, message=f"needs {min(bad)}")
-                    moved = True
-                elif not needed & self._pending.keys():
-                    moved |= self._attempt(stage)
-            if not moved:
-                self._wait()
+        while any(self._share.takes(stage) for stage in self._pending.values()):
+            if self._pass():
+                self._idle_since, self._naps = math.inf, 0
+            elif not self._wait():
+                for stage in list(self._pending.values()):
+                    self._settle(stage, self.report.blocked, message="left to others")
+
+    def _pass(self) -> bool:
+        """Settle what can be settled, until something has run: whatever is urgent comes first.
+
+        It ends too where the cores are taken, since nothing else would be given them.
+        """
+        moved, started, self._cores_taken = False, self._started, False
+        for digest, stage in list(self._pending.items()):
+            needed = {i.digest for i in stage.inputs} | self._deeper.get(digest, set())
+            bad = [self._bad[item] for item in needed if item in self._bad]
+            if bad:
+                self._settle(stage, self.report.blocked, message=f"needs {min(bad)}")
+                moved = True
+            elif not needed & self._pending.keys():
+                moved |= self._attempt(stage)
+                if self._started > started or self._cores_taken:
+                    break
+        return moved
 
     def _settle(
         self, stage: Stage, where: list[Outcome], seconds: float = 0.0, message: str = ""
@@ -216,20 +200,32 @@ class _Run:
         if where is self.report.failed or where is self.report.blocked:
             self._bad[stage.digest] = stage.label
 
-    def _wait(self) -> None:
+    def _wait(self) -> bool:
+        """Wait for others; False when patience is over."""
+        now = time.monotonic()
+        self._idle_since = min(self._idle_since, now)
+        if now - self._idle_since >= self._share.patience:
+            return False
         for digest in self._busy.keys() & self._pending.keys() - self._announced:
             self._announced.add(digest)
             self._reporter.waiting(self._pending[digest], self._store.holder(digest))
-        time.sleep(POLL_SECONDS)
+        # Often at first, since what others are at may take a moment; a long wait costs nothing.
+        time.sleep(min(POLL_SECONDS, FIRST_POLL_SECONDS * 2**self._naps))
+        self._naps = min(self._naps + 1, 10)
+        return True
 
     def _attempt(self, stage: Stage) -> bool:
         """Try to settle a stage whose inputs are there; False when somebody else is at it."""
         store, digest = self._store, stage.digest
         try:
-            workers = self._hooks["workers"]
-            claim = None if store.has(digest) else store.claim(stage, workers)
+            claim, mine = None, self._share.takes(stage)
+            if mine and not store.has(digest):
+                claim = store.claim(stage, self._workers)
             if claim is None and not store.has(digest):
+                if not (mine and self._share.retry) and self._failed_elsewhere(stage):
+                    return True
                 holder = store.holder(digest)
+                self._cores_taken = mine and holder is None
                 self._busy[digest] = holder.token if holder is not None else ""
                 return False
             try:
@@ -247,12 +243,15 @@ class _Run:
         return True
 
     def _failed_elsewhere(self, stage: Stage) -> bool:
-        """Whether the worker that was waited for failed: trying again would fail as well."""
+        """Whether another worker of this run failed: trying again would fail as well."""
         failure = self._store.failure(stage.digest)
         if failure is None:
             return False
-        if failure["token"] != self._busy.get(stage.digest):
-            self._reporter.line(f"{stage.label} failed before, trying again")
+        mine = self._share.takes(stage)
+        old = failure["token"] in self._share.tried or (self._share.retry and mine)
+        if old and failure["token"] != self._busy.get(stage.digest):
+            if mine:
+                self._reporter.line(f"{stage.label} failed before, trying again")
             return False
         message = failure["traceback"].strip().splitlines()[-1]
         self._settle(stage, self.report.failed, message=message)
@@ -264,7 +263,7 @@ class _Run:
         self._reporter.start(stage, self._started, total)
         context = StageContext(stage, self._store, claim, **self._hooks)
         try:
-            with _private_files(), _threads(stage), PeakMemory() as memory:
+            with private_files(), threads_of(stage), PeakMemory() as memory:
                 started = time.perf_counter()
                 stage.run(context)
                 seconds = time.perf_counter() - started
@@ -337,45 +336,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _last_line(error: BaseException) -> str:
     return traceback.format_exception_only(error)[-1].strip()
-
-
-@contextlib.contextmanager
-def _private_files() -> Iterator[None]:
-    """Let the stage, its worker processes included, make files that only the user can read."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-@contextlib.contextmanager
-def _threads(stage: Stage) -> Iterator[None]:
-    """Give a stage its number of threads, in every library that has a pool of its own.
-
-    The variables reach libraries that are loaded while the stage runs, and its worker processes;
-    threadpoolctl those that are loaded already. torch is imported only for a stage that trains.
-    """
-    from threadpoolctl import threadpool_limits
-
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(stage.threads)))
-    if isinstance(stage, Trainable):
-        import torch
-    else:
-        torch = sys.modules.get("torch")
-    torch_before = torch.get_num_threads() if torch else 0
-    try:
-        with threadpool_limits(stage.threads):
-            if torch:
-                torch.set_num_threads(stage.threads)
-            yield
-    finally:
-        if torch:
-            torch.set_num_threads(torch_before)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
