@@ -166,6 +166,7 @@ class Trainable(Stage):
     """
 
     threads: ClassVar[int] = 2
+    on_device: ClassVar[bool] = True
     unlabelled: ClassVar[bool] = False
     """Whether a stage with labels learns from training people outside its fraction as well."""
     cohort: Cohort = UNSET

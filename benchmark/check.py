@@ -298,8 +298,8 @@ def _texts_at(ref: str) -> list[bytes]:
     command = ["git", "-C", str(ROOT), "archive", "--format=tar", "--end-of-options", ref]
     done = subprocess.run([*command, "leaderboards/rows"], capture_output=True)
     if done.returncode:
-        why = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UserError(f"{ref} is no file, no folder and no git ref with rows: {why[-1:]}")
+        why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise UserError(f"{ref} is no file, no folder and no git ref with rows ({why})")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         files = [m for m in archive if m.isfile() and m.name.endswith(".json")]
         return [archive.extractfile(m).read() for m in files]

@@ -12,6 +12,7 @@ from benchmark.engine.store import Store
 from benchmark.evaluation.multiplicity import holm
 from benchmark.evaluation.score import MEAN
 from benchmark.evaluation.statistics import posterior
+from benchmark.names import suggestion
 from benchmark.registry import registry
 from benchmark.reports.boards.info import (
     DIAGNOSTIC,
@@ -136,9 +137,12 @@ def compare(
     Raises
     ------
     UserError
-        When the two are one method, or the margin is no positive number.
+        When the two are one method, there is no such head, or the margin is no positive number.
     """
     first, second = registry().method(a), registry().method(b)
+    heads = {entry.head for entry in registry().methods.values()} | {"none"}
+    if head and head not in heads:
+        raise UserError(f"no head is called {head!r}; {suggestion(head, heads)}")
     if first.name == second.name:
         raise UserError("a method is not compared with itself; name two")
     if not 0 < margin < 1:
@@ -189,7 +193,7 @@ def _pairs(
             elif not all(lines):
                 lines = [x or y for x, y in zip(lines, own, strict=True)]
         sides = [
-            _side(name, line, task, modality, request)
+            _side(name, line, task, modality, request, head)
             for name, line in zip(names, lines, strict=True)
         ]
         yield _pair(task, metrics[metric], modality, fraction, cohort, sides, lines, found, margin)
@@ -259,14 +263,16 @@ def _line(
     return Line(Expected(name=name), own_head, own, result)
 
 
-def _side(name: str, line: Line | None, task: Task, modality: str, request: Request) -> Side:
+def _side(
+    name: str, line: Line | None, task: Task, modality: str, request: Request, head: str
+) -> Side:
     entry = registry().method(name)
     if line is None:
         return Side(
             method=name,
             head="",
             modality="",
-            status=_absent(name, task, modality, request),
+            status=_absent(name, task, modality, request, head),
             uses_labels=entry.uses_labels,
         )
     result = line.result
@@ -283,7 +289,7 @@ def _side(name: str, line: Line | None, task: Task, modality: str, request: Requ
     )
 
 
-def _absent(name: str, task: Task, modality: str, request: Request) -> str:
+def _absent(name: str, task: Task, modality: str, request: Request, head: str) -> str:
     """Return why a method has no row: it cannot, or nobody has run it."""
     entry, cohort = registry().method(name), request.make_cohort()
     asked = replace(request, modality=modality if modality in MODALITIES else "")
@@ -292,6 +298,8 @@ def _absent(name: str, task: Task, modality: str, request: Request) -> str:
         return f"{NOT_APPLICABLE}: {why_not(entry, task, cohort, asked)}"
     if modality not in ("", *(job.modality for job in jobs)):
         return f"{NOT_APPLICABLE}: it has nothing to search from one modality to the other with"
+    if head not in ("", *(job.head for job in jobs)):
+        return f"{NOT_APPLICABLE}: its head is {jobs[0].head}"
     return NOT_RUN
 
 

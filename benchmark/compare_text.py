@@ -27,8 +27,14 @@ HEADS = {
 }
 
 
-def text(pairs: Sequence[Pair]) -> str:
-    """Return the table, a sentence for every comparison and what holds for all of them."""
+def text(pairs: Sequence[Pair], place: Sequence[str] = ()) -> str:
+    """Return the table, a sentence for every comparison and what holds for all of them.
+
+    Parameters
+    ----------
+    place
+        Options that say which cohort and scale, for the command that runs what is missing.
+    """
     shown = [pair for pair in pairs if pair.a.value is not None or pair.b.value is not None]
     parts = [_table(shown)] if shown else []
     parts += [_wrapped(sentence(pair, _tests(pairs))) for pair in shown if _compared(pair)]
@@ -38,21 +44,21 @@ def text(pairs: Sequence[Pair]) -> str:
     parts += [_wrapped(note) for note in _notes(pairs)]
     if silent := sorted({pair.task for pair in pairs} - {pair.task for pair in shown}):
         parts.append(_wrapped(f"Neither has a score on: {', '.join(silent)}."))
-    if missing := _missing(pairs):
+    if missing := _missing(pairs, place):
         parts.append(missing)
     return "\n\n".join(parts)
 
 
-def _missing(pairs: Sequence[Pair]) -> str:
+def _missing(pairs: Sequence[Pair], place: Sequence[str]) -> str:
     """Return the command that runs what nobody has run."""
     absent = [(s.method, p.task) for p in pairs for s in (p.a, p.b) if s.status == NOT_RUN]
     if not absent:
         return ""
     methods, tasks = (dict.fromkeys(names) for names in zip(*absent, strict=True))
-    quoted = shlex.quote(",".join(methods))
-    fraction = pairs[0].fraction
-    labels = "" if fraction == 1 else f" --fractions {fraction:g}"
-    return f"ecgcmr run --method {quoted} --task {','.join(tasks)}{labels} runs what is missing."
+    fraction = min(pair.fraction for pair in pairs)  # retrieval has no other than 1
+    labels = [] if fraction == 1 else ["--fractions", f"{fraction:g}"]
+    asked = ["--method", ",".join(methods), "--task", ",".join(tasks), *labels, *place]
+    return f"{shlex.join(['ecgcmr', 'run', *asked])} runs what is missing."
 
 
 def as_json(pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def sentence(pair: Pair, tests: int = 1) -> str:
     if not _compared(pair):
         return f"{_opening(pair)}: {a.method} and {b.method} were not compared ({pair.reason})."
     winner, loser = (b, a) if pair.verdict == "b" else (a, b)
-    numbers = f"{_metric(pair)} {winner.value:.3g} against {loser.value:.3g}"
+    numbers = f"{_metric(pair)} {winner.value:.3f} against {loser.value:.3f}"
     corrected = f"; {pair.p_holm:.2g} corrected for {tests} comparisons" if tests > 1 else ""
     chance = f"({_p(pair.p)}{corrected if pair.p_holm >= 0.001 else ''})"
     if pair.verdict in ("a", "b"):
@@ -198,7 +204,7 @@ def _table(pairs: Sequence[Pair]) -> str:
     rows = [
         (
             pair.task,
-            pair.modality,
+            _inputs(pair),
             f"{pair.metric}{'' if pair.higher_is_better else ' (lower is better)'}",
             _score(pair.a),
             _score(pair.b),
@@ -211,6 +217,11 @@ def _table(pairs: Sequence[Pair]) -> str:
     a, b = pairs[0].a.method, pairs[0].b.method
     heads = ("task", "from", "metric", a, b, f"{a} - {b}", "p", "p (Holm)")
     return tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True)
+
+
+def _inputs(pair: Pair) -> str:
+    """Return what the two read: a section of the ECG holds references that read something else."""
+    return " / ".join(dict.fromkeys(s.modality or pair.modality for s in (pair.a, pair.b)))
 
 
 def _score(side: Side) -> str:

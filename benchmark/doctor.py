@@ -265,7 +265,7 @@ def _environment() -> Iterator[Finding]:
         )
     else:
         own = [name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ]
-        note = f"; {' and '.join(own)} give way to them" if own else ""
+        note = f", whatever {' and '.join(own)} says" if own else ""
         yield Finding("threads", "ok", f"stages set their own number{note}")
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     if workspace not in (None, ":4096:8", ":16:8"):

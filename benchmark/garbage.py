@@ -124,7 +124,9 @@ def find(store: Store, wish: Wish) -> Garbage:
     catalogue = Catalogue(manifest["module"] for manifest in manifests.values())
     if wish.cohort:
         _check_cohort(wish.cohort, catalogue, manifests.values())
-    if wish.prepared and not (store.root / "prepared" / wish.prepared).is_dir():
+    # A name that is found there, and no path: what is removed must not lie elsewhere.
+    prepared = store.root / "prepared"
+    if wish.prepared and wish.prepared not in {p.name for p in prepared.glob("[!.]*/")}:
         raise UserError(f"no cohort {wish.prepared!r} has been prepared")
     named = _named(catalogue, manifests) if wish.unnamed else None
     in_use, working = _in_use(store, manifests)

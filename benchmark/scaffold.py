@@ -138,7 +138,8 @@ def _write(
         texts = {package / "pyproject.toml": project, file: text, test_file: test}
         steps = (f"pip install -e {package}",)
         runner = f"python -m pytest {test_file}"
-    for path in texts:
+    # A folder of the module's name would be imported in its place.
+    for path in (*texts, file.with_suffix("")):
         if path.exists():
             raise UserError(f"{path} exists already and stays as it is; choose another name")
     try:

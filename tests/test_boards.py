@@ -24,6 +24,7 @@ from benchmark.reports.boards import (
 )
 from benchmark.reports.boards.document import plan
 from benchmark.reports.boards.markdown import markdown
+from benchmark.reports.boards.reader import positives_text
 from benchmark.reports.boards.records import csv_of
 from benchmark.reports.page.views import view_of
 from benchmark.reports.rows import read_rows, row_of, versus_of, write_rows
@@ -631,12 +632,14 @@ def test_targets_with_few_positives_are_marked():
         files.append(file_of(name, own, *others))
     text = markdown(document(files, INFO, None))
     table = text[text.index("AUROC per target") :]
-    assert line_of(table, "*positives*")[1:] == ["9 (no interval)", "49 (underpowered)"]
+    assert line_of(table, "*positives*")[1:] == ["9 (too few)", "49 (underpowered)"]
     assert line_of(table, "*n*")[1:] == [str(N)] * 2
     shown = line_of(table, "ptacl")
     assert "[" not in shown[1]
     assert "[" in shown[2]
-    assert "CAD 9 (no interval), AF 49 (underpowered)" in text
+    assert "CAD 9 (too few), AF 49 (underpowered)" in text
+    # As many as a cell must have to be scored.
+    assert [positives_text(n) for n in (19, 20)] == ["19 (too few)", "20 (underpowered)"]
     enough = markdown(document(files_of("mae", "ptacl"), INFO, None))
     assert "(underpowered)" not in enough
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,15 @@ def test_lower_is_better_where_it_is():
     assert "simulated" not in text([lower])
 
 
+def test_the_table_says_what_each_method_reads():
+    cmr, ecg = side("first", 1.0, modality="cmr"), side("second", 0.5)
+    assert "| cmr / ecg " in text([pair_of(0.5, a=cmr, b=ecg)])
+    assert "| cmr    |" in text([pair_of(0.5, a=cmr, b=cmr)])
+    none = side("second", None, modality="", status="not applicable")
+    alone = pair_of(0.5, a=ecg, b=none)
+    assert "| ecg    |" in text([replace(alone, difference=None, reason="one has no score")])
+
+
 def test_belief_follows_the_direction_of_the_metric(place, monkeypatch):
     [pair] = compared(place, "ptacl", "mae")
     assert pair.better > 0.99
@@ -185,6 +195,9 @@ def test_what_is_missing_is_named(place):
     [pair] = compared(place, "ptacl", "eccl")
     assert pair.reason == "eccl: not run"
     assert "ecgcmr run --method eccl --task cvd runs what is missing" in text([pair])
+    [pair] = compared(place, "ptacl", "mae", head="finetune")
+    assert pair.a.status == "not applicable: its head is linear"
+    assert "runs what is missing" not in text([pair])
     [pair] = compared(place, "tabular", "ptacl", modality="cmr")
     assert pair.a.status.startswith("not applicable")
     pairs = compared(place, "ptacl", "mae", tasks=("retrieval", "localisation"))
@@ -227,6 +240,7 @@ def test_scores_in_the_store_fill_in(shared_store, tmp_path):
         ({"b": "ptacl"}, "not compared with itself"),
         ({"margin": 0.0}, "--margin is 0"),
         ({"margin": float("nan")}, "--margin is nan"),
+        ({"head": "liner"}, "did you mean linear"),
         ({"b": "mmcl", "track": "paper", "scale": "full"}, "harmonised track alone"),
     ],
 )
@@ -246,5 +260,7 @@ def test_the_command_line(place, capsys, monkeypatch):
     assert "ptacl told" in pair["sentence"]
     assert told == json.loads(json.dumps(as_json(compared(place, "ptacl", "mae"))))
     assert main(["compare", "ptacl", "eccl", *options]) == 1
+    command = f"--task cvd --scale smoke --leaderboards {place} runs what is missing"
+    assert command in capsys.readouterr().out
     assert main(["compare", "ptacl", "meow", *options]) == 2
     assert "no method is called 'meow'" in capsys.readouterr().err

@@ -160,6 +160,8 @@ def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path):
         assert f"reference/{part}.html" in pages
     fetched = re.compile(r"<(?:script|link|img)\b[^>]*(?:src|href)=\"(?:https?:)?//[^\"]*\"")
     assert not {name: found for name, text in pages.items() if (found := fetched.findall(text))}
+    # Opened from a folder, no browser lets a page start the worker that search needs.
+    assert "search/main.js" not in "".join(pages.values())
     method = pages["reference/methods/ptacl.html"]
     for heading in ("Departures from the paper", "Published beside recorded", "0.544"):
         assert heading in method

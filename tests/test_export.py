@@ -225,6 +225,25 @@ def test_a_loader_that_finds_other_features_says_so(exported, tmp_path, capsys):
     assert "difference" in capsys.readouterr().out
 
 
+def test_the_loader_refuses_what_is_no_recording(exported):
+    whole = np.random.default_rng(0).normal(size=(12, 5000))
+    missing = whole.copy()
+    missing[3, 7] = np.nan
+    for wrong in (whole[:8], whole.T, whole[None], missing):
+        with pytest.raises(ValueError, match="12, samples"):
+            standalone.prepare(wrong, 500, exported)
+    prepared = standalone.prepare(whole, 500, exported)
+    for wrong in (prepared, prepared[None, :8], prepared.T[None]):
+        with pytest.raises(ValueError, match="the input is"):
+            standalone.features(standalone.load(exported), wrong, exported)
+
+
+def test_a_check_that_takes_too_long_is_told_in_one_line(exported, monkeypatch):
+    monkeypatch.setattr(exporter, "VERIFY_SECONDS", 0.01)
+    with pytest.raises(UserError, match=r"not checked within 0\.01 s"):
+        exporter._verify(exported)
+
+
 def test_an_export_that_fails_its_check_is_not_handed_out(store, tmp_path, monkeypatch):
     loader = tmp_path / "loader.py"
     loader.write_text("print('difference 1e-2'); raise SystemExit(1)")

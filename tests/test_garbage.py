@@ -99,6 +99,16 @@ def test_a_broken_plugin_keeps_what_it_may_have_made(store, monkeypatch):
     assert find(store, Wish()).items == []
 
 
+def test_a_plugin_that_is_not_installed_keeps_what_it_made(store):
+    make(store, Leaf())
+    rewrite(store, Leaf(), name="Gone")
+    path = store.path(Leaf().digest) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["provenance"] = {"module": "package_that_was_uninstalled.method"}
+    path.write_text(json.dumps(manifest))
+    assert find(store, Wish()).items == []
+
+
 def test_scores_are_spared_unless_asked_for(store):
     score = make(store, SCORE, age=50 * DAY)
     leaf = make(store, Leaf(), age=50 * DAY)
@@ -215,6 +225,15 @@ def test_a_prepared_cohort_goes_only_by_name(store, monkeypatch):
     wish = Wish(prepared="ukb")
     remove(store, find(store, wish), wish)
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", [".", "..", "ukb/..", "../done", "{elsewhere}"])
+def test_a_prepared_cohort_is_a_name_and_no_path(store, tmp_path, name):
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (elsewhere, store.root / "prepared" / "ukb"):
+        folder.mkdir(parents=True)
+    with pytest.raises(UserError, match="has been prepared"):
+        find(store, Wish(prepared=name.format(elsewhere=elsewhere)))
 
 
 def test_everything_that_can_be_asked_for_is_recognised():

@@ -127,6 +127,15 @@ def test_of_real_people_only_aggregates_are_drawn(made, store, tmp_path, monkeyp
     assert not any("SIM-" in path.with_suffix(".json").read_text() for path in found.files)
 
 
+def test_the_few_real_people_without_a_value_are_not_told(store, monkeypatch):
+    one = subject("mae", store)
+    people = len(one.data.rows("test"))
+    assert one.shown_people(people - 2) == people - 2
+    monkeypatch.setattr(SimulatedCohort, "simulated", False)
+    shown = [one.shown_people(people - without) for without in (0, 2, 5)]
+    assert shown == [people, f">{people - 5}", people - 5]
+
+
 def test_the_usual_methods_are_ranked_two_towers_and_what_all_are_compared_with():
     names = usual_methods()
     assert names[0] == "mae"
@@ -268,6 +277,17 @@ def test_low_data_curves_are_the_rows(rows, store, tmp_path):
     drawn = found.files[0].read_text()
     for name in ("ptacl", "mae", "random-init", "tabular", "AUROC", "chance"):
         assert f">{name}<" in drawn
+
+
+def test_curves_of_rows_whose_number_of_people_is_withheld(rows, store, tmp_path):
+    path = rows / "harmonised" / "cvd" / "ptacl.json"
+    path.write_text(path.read_text().replace("900", '">895"', 1))
+    found = draw(request("ptacl"), choose_kinds("low-data"), store, tmp_path)
+    assert words(found.files[0])["people"] == 900
+    path.write_text(path.read_text().replace("900", '">895"'))
+    found = draw(request("ptacl"), choose_kinds("low-data"), store, tmp_path)
+    assert words(found.files[0])["people"] == ">895"
+    assert "&gt;895 test people" in found.files[0].read_text()
 
 
 def test_a_curve_needs_two_points(rows, store):

@@ -147,6 +147,12 @@ def test_nothing_is_overwritten(checkout, path):
     assert [p.read_text() for p in checkout.rglob("*.py")] == ["mine"]
 
 
+def test_a_folder_of_the_modules_name_would_be_imported_instead(checkout):
+    (checkout / "methods" / "blocks").mkdir()
+    with pytest.raises(UserError, match="blocks exists already and stays as it is"):
+        new_method("blocks", root=checkout)
+
+
 @pytest.mark.parametrize(
     ("like", "message"),
     [

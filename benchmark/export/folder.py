@@ -258,16 +258,22 @@ def _verify(folder: Path) -> None:
     Raises
     ------
     UserError
-        When its features are not those of the benchmark.
+        When its features are not those of the benchmark, or that took too long to see.
     """
-    done = subprocess.run(
-        [sys.executable, "-I", "-B", "load.py"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=VERIFY_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-B", "load.py"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=VERIFY_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"the exported encoder was not checked within {VERIFY_SECONDS:g} s; run it again when "
+            "the machine is less busy"
+        ) from None
     if done.returncode:
         text = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:]
         raise UserError(

@@ -113,7 +113,10 @@ def features(encoder, x, folder=HERE):
 
     Images are numbers from 0 to 255 and become 0 to 1.
     """
-    x, windows = torch.as_tensor(np.asarray(x)), config(folder)["input"]["windows"]
+    x, asked = torch.as_tensor(np.asarray(x)), config(folder)["input"]
+    if list(x.shape[1:]) != asked["shape"]:
+        raise ValueError(f"the input is (people, {asked['shape']}), not {list(x.shape)}")
+    windows = asked["windows"]
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     if windows is None:
         return encoder(x).numpy()
@@ -144,13 +147,15 @@ def prepare(ecg_mv, rate, folder=HERE):
     Raises
     ------
     ValueError
-        When the encoder's input is made in another way, or the recording is too short.
+        When the encoder's input is made in another way, or this is no complete recording.
     """
     asked = config(folder)["input"]
     if asked["preparation"] is None:
         raise ValueError(f"this encoder's input is made elsewhere: {asked['description']}")
-    settings = asked["preparation"]
-    ecg_mv = resample(np.asarray(ecg_mv, np.float64), rate, SOURCE_RATE)
+    settings, ecg_mv = asked["preparation"], np.asarray(ecg_mv, np.float64)
+    if ecg_mv.ndim != 2 or len(ecg_mv) != 12 or not np.isfinite(ecg_mv).all():
+        raise ValueError("a recording is (12, samples) in mV, without missing samples")
+    ecg_mv = resample(ecg_mv, rate, SOURCE_RATE)
     ecg_mv = ecg_mv[:, : SOURCE_RATE * SOURCE_SECONDS].astype(np.float32)
     x = resample(clean(ecg_mv, SOURCE_RATE), SOURCE_RATE, settings["rate"])
     # Half precision in between, because the training's inputs are stored so.

@@ -77,14 +77,15 @@ class Alignment(Kind):
     def draw(self, subject: Subject) -> Drawing:
         """Draw a matrix for each space."""
         folder = subject.store.open(self.stage(subject))
-        matrices, people = {}, 0
+        matrices: dict[str, np.ndarray] = {}
+        people: int | str = 0
         for name in SPACES:
             if (folder / f"{name}.npy").exists():
                 found = np.load(folder / f"{name}.npy")
                 found = found[np.isfinite(found).all(axis=(1, 2))]
-                people = len(found)
-                if people < SMALLEST_COUNT:
+                if len(found) < SMALLEST_COUNT:
                     raise NotApplicable(f"fewer than {SMALLEST_COUNT} test people have a full beat")
+                people = subject.shown_people(len(found))
                 matrices[name] = found.mean(0)
         title = f"{subject.name}: alignment of heart phases"
         figure = new_figure(3.3, title, subject, people)

@@ -17,6 +17,7 @@ from benchmark.engine.store import Store
 from benchmark.privacy import ids_in
 from benchmark.registry import MethodEntry, registry
 from benchmark.reports.files import grouped
+from benchmark.reports.rows import shown_people
 from benchmark.runner import Job, Request, jobs_of, why_not
 from benchmark.stage import Stage
 
@@ -82,6 +83,10 @@ class Subject:
         """The people."""
         return CohortData(self.store.open(self.cohort))
 
+    def shown_people(self, n: int) -> int | str:
+        """Return how many test people a picture says that it is of, as rows do."""
+        return n if self.cohort.simulated else shown_people(n, len(self.data.rows("test")))
+
     def job(self, task: Task, modality: str = "") -> Job:
         """Return the work of replicate 0 on a task with all labels.
 
@@ -110,14 +115,14 @@ class Drawing:
     alt
         What it shows, for those who do not see it.
     people
-        How many test people it is of.
+        How many test people it is of; of real ones as `Subject.shown_people` has it.
     numbers
         The aggregate numbers in it; empty where it shows people one by one.
     """
 
     figure: Figure
     alt: str
-    people: int
+    people: int | str
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -184,7 +189,7 @@ def style() -> Iterator[None]:
 
 
 def new_figure(
-    height: float, title: str, subject: Subject, people: int, more: str = "replicate 0"
+    height: float, title: str, subject: Subject, people: int | str, more: str = "replicate 0"
 ) -> Figure:
     """Return a figure of the common width whose head says what, of whom and how many.
 
@@ -197,7 +202,8 @@ def new_figure(
     figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.52 / height))
     cohort = f"{subject.cohort.title}, scale {subject.request.scale}"
     figure.text(0.02, 1 - 0.06 / height, title, va="top", weight="bold", size=10.5)
-    who = "1 test person" if people == 1 else f"{people:,} test people"
+    number = people if isinstance(people, str) else f"{people:,}"
+    who = "1 test person" if people == 1 else f"{number} test people"
     facts = f"{cohort}, {who}, {more}"
     figure.text(0.02, 1 - 0.29 / height, facts, va="top", size=8, color="#444444")
     return figure

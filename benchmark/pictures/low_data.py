@@ -70,7 +70,9 @@ class LowData(Kind):
 
         panels = _panels(subject)
         results = [x for p in panels for x in p.curves[subject.name].values()]
-        people, replicates = (max(x[key] for x in results) for key in ("n", "replicates"))
+        # Of real people a count may read ">1234".
+        people = max((x["n"] for x in results), key=lambda n: int(str(n).lstrip("<>")))
+        replicates = max(x["replicates"] for x in results)
         rows = math.ceil(len(panels) / 2)
         told = "replicate 0" if replicates == 1 else f"{replicates} replicates"
         title = f"{subject.name}: scores with fewer labels"

@@ -64,7 +64,7 @@ class Predicted(Kind):
         ]
         if not targets:
             raise NotApplicable(f"no target is known of {SMALLEST_COUNT} test people")
-        people = max(len(measured) for _, measured, _ in targets)
+        people = subject.shown_people(max(len(measured) for _, measured, _ in targets))
         rows = math.ceil(len(targets) / 2)
         title = f"{subject.name}: predicted against measured"
         figure = new_figure(
@@ -79,7 +79,7 @@ class Predicted(Kind):
             values = {metric: float(score[t]) for metric, score in scores.items()}
             slope, intercept = np.polyfit(measured, predicted, 1)
             rounded = {k: round(float(v), 4) for k, v in {**values, "slope": slope}.items()}
-            numbers[name] = {"people": len(measured), **rounded}
+            numbers[name] = {"people": subject.shown_people(len(measured)), **rounded}
             lo, hi = measured.mean() + SPREAD * measured.std() * np.array([-1, 1])
             _density(axes, measured, predicted, (lo, hi), steps)
             axes.plot([lo, hi], [lo, hi], color="black", lw=1, dashes=(4, 2))

@@ -192,8 +192,13 @@ def without_small_counts(cell: Cell, people: int) -> Cell:
         cell = _in_fives(cell, n)
     if n < SMALLEST_COUNT:
         return replace(cell, n=FEW if n else 0, **dict.fromkeys(parts))
-    shown = f">{people - SMALLEST_COUNT}" if 0 < people - n < SMALLEST_COUNT else n
-    return replace(cell, n=shown, **{name: _part(count, n) for name, count in parts.items()})
+    parts = {name: _part(count, n) for name, count in parts.items()}
+    return replace(cell, n=shown_people(n, people), **parts)
+
+
+def shown_people(n: int, people: int) -> int | str:
+    """Return how many of the test people it may be said that a number about real ones rests on."""
+    return f">{people - SMALLEST_COUNT}" if 0 < people - n < SMALLEST_COUNT else n
 
 
 def _in_fives(cell: Cell, people: int) -> Cell:

@@ -180,7 +180,11 @@ class World:
             values = np.load(file, mmap_mode="r") if file.suffix == ".npy" else np.empty(0)
             if len(values) == people and len(changed):
                 values = np.array(values)
-                values[changed] = np.roll(values[changed], 1, axis=0)
+                # All get the last one's, and that one the first one's. Exchanged alone, they would
+                # leave sums over the cohort as they are.
+                source = np.full_like(changed, changed[-1])
+                source[-1] = changed[0]
+                values[changed] = values[source]
                 np.save(copy, values)
             elif file.suffix == ".parquet" and file.stem != "ids" and len(changed):
                 table = pd.read_parquet(file)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from benchmark.evaluation.score import TEST_POSITIVES
 from benchmark.reports.boards.info import DIAGNOSTIC, RETRIEVAL, WIDEST
 from benchmark.reports.boards.text import PRIMARY, number, places, short
-from benchmark.reports.rows import MINIMUM_POSITIVES, ONE_CHECKPOINT, UNDERPOWERED
+from benchmark.reports.rows import ONE_CHECKPOINT, UNDERPOWERED
 
 STANDARD, FEW_LABELS_STANDARD, FEW_LABELS = 5, 10, 0.01
 """Replicates: the standard deviation over five is itself uncertain by a factor of 0.6 to 2.9."""
@@ -113,9 +114,9 @@ def _positives(sections: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def positives_text(count: int | str) -> str:
-    """Return a count of positives, marked where there is no interval or tests are underpowered."""
-    if isinstance(count, str) or count < MINIMUM_POSITIVES:
-        return f"{count} (no interval)"
+    """Return a count of positives, marked where nothing is scored or tests are underpowered."""
+    if isinstance(count, str) or count < TEST_POSITIVES:
+        return f"{count} (too few)"
     return f"{count} (underpowered)" if count < UNDERPOWERED else str(count)
 
 
