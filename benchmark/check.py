@@ -26,12 +26,12 @@ from benchmark.api import UserError
 from benchmark.engine.store import Store
 from benchmark.evaluation.score import Score
 from benchmark.evaluation.statistics import Comparison, compare
+from benchmark.planning import MOST_REPLICATES
 from benchmark.registry import TRACKS, registry
 from benchmark.reports import gate, gate_recorded
 from benchmark.reports.files import grouped
 from benchmark.reports.gate import Verdict
 from benchmark.reports.rows import read_rows
-from benchmark.runner import MOST_REPLICATES
 
 if TYPE_CHECKING:
     from benchmark.engine.progress import Reporter

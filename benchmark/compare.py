@@ -13,6 +13,8 @@ from benchmark.evaluation.multiplicity import holm
 from benchmark.evaluation.score import MEAN
 from benchmark.evaluation.statistics import posterior
 from benchmark.names import suggestion
+from benchmark.planning import MODALITIES, Request, jobs_of, why_not
+from benchmark.recording import RANKED_TRACK, scored
 from benchmark.registry import registry
 from benchmark.reports.boards.info import (
     DIAGNOSTIC,
@@ -26,7 +28,6 @@ from benchmark.reports.boards.recorded import Difference, Line, Recorded
 from benchmark.reports.cells import Scored
 from benchmark.reports.collect import rows_file
 from benchmark.reports.files import grouped
-from benchmark.runner import MODALITIES, RANKED_TRACK, Request, jobs_of, scored, why_not
 from benchmark.trained import recorded_file
 
 MARGIN = 0.01

@@ -18,8 +18,8 @@ from benchmark.cohorts.views import ECGView, prepare_recording
 from benchmark.engine.progress import Reporter
 from benchmark.engine.store import Store
 from benchmark.names import file_name
+from benchmark.planning import Request
 from benchmark.privacy import mask
-from benchmark.runner import Request
 from benchmark.trained import check_private, encoder_stage, open_encoder, write_private
 
 BATCH = 128

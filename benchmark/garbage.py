@@ -300,7 +300,7 @@ def _named(catalogue: Catalogue, manifests: Mapping[str, Mapping[str, Any]]) -> 
 
     Asked are all methods and tasks, with the cohorts, replicates and fractions that the store has.
     """
-    from benchmark.runner import FRACTIONS, Request, ceilings_of, jobs_of
+    from benchmark.planning import FRACTIONS, Request, ceilings_of, jobs_of
 
     seeds, fractions, cohorts = {0}, set(FRACTIONS), {}
     for manifest in manifests.values():

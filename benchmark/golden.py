@@ -28,8 +28,9 @@ import numpy as np
 from benchmark.api import Metric, Predictions, Recipe, Task, Trainable, UserError
 from benchmark.engine.store import Store
 from benchmark.evaluation.score import MEAN
+from benchmark.planning import Job, Request, jobs_of
 from benchmark.registry import registry
-from benchmark.runner import Job, Request, bring, jobs_of
+from benchmark.runner import bring
 from benchmark.stage import Spec, Stage, rewrite, topological
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from benchmark.cohorts.cohort import COVARIATES, DIAGNOSES, CohortData
 from benchmark.cohorts.recordings import read_recording
 from benchmark.cohorts.views import ECGView, prepare_recording
 from benchmark.engine.store import Store
+from benchmark.planning import Request, jobs_of
 from benchmark.privacy import mask
 from benchmark.registry import registry
-from benchmark.runner import Request, bring, jobs_of
+from benchmark.runner import bring
 
 SMALLEST_GROUP = 5
 """Real people are described together only, never fewer than these: UK Biobank's least number."""

@@ -16,17 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Task, UserError
+from benchmark.planning import Job, Request, jobs_of, why_not
+from benchmark.recording import RANKED_TRACK, board_folder
 from benchmark.registry import registry
 from benchmark.reports.published import ARCHITECTURE, CHANCE, Line, Remark, Table
-from benchmark.runner import (
-    RANKED_TRACK,
-    Job,
-    Request,
-    board_folder,
-    bring,
-    jobs_of,
-    why_not,
-)
+from benchmark.runner import bring
 
 if TYPE_CHECKING:
     from benchmark.engine.progress import Report, Reporter

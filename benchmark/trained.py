@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Method, Task, UserError
 from benchmark.engine.store import Store
+from benchmark.planning import MODALITIES, Request, jobs_of
+from benchmark.recording import homes
 from benchmark.registry import registry, track_module
 from benchmark.reports.rows import read_file, rows_path
-from benchmark.runner import MODALITIES, Request, bring, homes, jobs_of
+from benchmark.runner import bring
 from benchmark.stage import bind, topological
 
 if TYPE_CHECKING:

@@ -428,11 +428,12 @@ def test_a_run_brings_the_ceilings_with_its_rows(tmp_path, monkeypatch, capsys):
     """A reference on a cohort of a few people, twice, and with a false oracle."""
     from benchmark.cohorts.simulated.cohort import SimulatedCohort
     from benchmark.engine.store import Store
-    from benchmark.runner import Request, run
+    from benchmark.planning import Request
+    from benchmark.runner import run
 
     small = SimulatedCohort(people=300, frames=2, size=8)
     monkeypatch.setattr(SimulatedCohort, "at", classmethod(lambda cls, scale, preset: small))
-    monkeypatch.setattr("benchmark.runner.ORACLE_PEOPLE", {"smoke": 2_000})
+    monkeypatch.setattr("benchmark.planning.ORACLE_PEOPLE", {"smoke": 2_000})
     request = Request(
         methods=("ecg-features",), tasks=("phenotype",), fractions=(1.0,), scale="smoke"
     )
@@ -461,7 +462,7 @@ def test_a_run_brings_the_ceilings_with_its_rows(tmp_path, monkeypatch, capsys):
     # An oracle that knows less than everybody: every method is beyond its ceiling.
     from benchmark.evaluation import oracle
 
-    monkeypatch.setattr("benchmark.runner.ORACLE_PEOPLE", {"smoke": 1_000})
+    monkeypatch.setattr("benchmark.planning.ORACLE_PEOPLE", {"smoke": 1_000})
     monkeypatch.setattr(
         oracle, "fit", lambda x, y, *_: lambda new: np.zeros((len(new), y.shape[1]))
     )

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from benchmark.engine.store import Store
+from benchmark.planning import expand
 from benchmark.registry import TRACKS
-from benchmark.runner import expand
 
 CHOSEN = {"random-init", "tabular", "ecg-features", "supervised", "mae", "mmcl", "ptacl"}
 FINE_TUNED = {"supervised"}

@@ -16,10 +16,10 @@ from benchmark.compare_text import as_json, sentence, text
 from benchmark.engine.store import Store
 from benchmark.evaluation.metrics import AUROC, MedianRank
 from benchmark.evaluation.multiplicity import holm
+from benchmark.planning import Request, jobs_of
 from benchmark.registry import registry
 from benchmark.reports.files import grouped
 from benchmark.reports.rows import write_rows
-from benchmark.runner import Request, jobs_of
 
 TASK = registry().task("cvd")
 FINGERPRINT = grouped(Request(methods=(), tasks=("cvd",), scale="smoke").make_cohort().digest)

@@ -11,8 +11,9 @@ from benchmark.cohorts.cohort import ECG_MEASURES, CohortData
 from benchmark.cohorts.ecg import clean, intervals, r_peaks
 from benchmark.cohorts.simulated.cohort import SimulatedCohort
 from benchmark.engine.store import Store
+from benchmark.planning import Request, plan
 from benchmark.registry import registry
-from benchmark.runner import Request, bring, plan
+from benchmark.runner import bring
 
 TASKS = ("demographics", "demographics-sex")
 

@@ -22,8 +22,9 @@ from benchmark.evaluation.diagnostics import (
     share_inside,
     visible_patches,
 )
+from benchmark.planning import Request, expand, plan
 from benchmark.registry import registry
-from benchmark.runner import Request, bring, expand, plan
+from benchmark.runner import bring
 from benchmark.stage import bind
 from methods.blocks.beats import beat_tokens
 

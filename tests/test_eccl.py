@@ -9,8 +9,8 @@ import torch
 from benchmark.api import Batch
 from benchmark.cohorts.simulated import SimulatedCohort
 from benchmark.engine.training import build
+from benchmark.planning import Request, plan
 from benchmark.registry import registry
-from benchmark.runner import Request, plan
 from benchmark.stage import bind, topological
 
 COHORT = SimulatedCohort(people=300)

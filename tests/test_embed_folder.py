@@ -22,7 +22,7 @@ from benchmark.embed_folder import SHOWN, embed, find_recordings, summary
 from benchmark.engine.store import Store
 from benchmark.engine.training import load_encoders
 from benchmark.evaluation.embed import encode
-from benchmark.runner import Request
+from benchmark.planning import Request
 from benchmark.trained import encoder_stage
 
 METHOD = "random-init"

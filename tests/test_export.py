@@ -30,8 +30,10 @@ from benchmark.export.networks import (
     write_program,
 )
 from benchmark.export.standalone import Encoder, Program
+from benchmark.planning import Request, jobs_of
+from benchmark.recording import own_files, record
 from benchmark.registry import registry
-from benchmark.runner import Request, bring, jobs_of, own_files, record
+from benchmark.runner import bring
 from benchmark.trained import check_private, encoder_stage
 from methods.blocks.backbones import CMRViT, ECGViT, PhasesViT
 from methods.blocks.linear_map import LinearMap

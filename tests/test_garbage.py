@@ -16,8 +16,8 @@ from benchmark.engine.progress import Reporter
 from benchmark.engine.store import Store
 from benchmark.evaluation.score import Score
 from benchmark.garbage import DAY, Wish, as_json, find, remove, seconds_of, text
+from benchmark.planning import Request, expand, plan
 from benchmark.registry import TRACKS, registry
-from benchmark.runner import Request, expand, plan
 from benchmark.stage import Stage, topological
 
 

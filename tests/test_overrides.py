@@ -9,14 +9,9 @@ import pytest
 from benchmark.api import UserError
 from benchmark.names import file_name, split_list
 from benchmark.overrides import apply, parse, settable, written
+from benchmark.planning import Request, expand, plan
+from benchmark.recording import OVERRIDDEN, changed_fields
 from benchmark.registry import registry
-from benchmark.runner import (
-    OVERRIDDEN,
-    Request,
-    changed_fields,
-    expand,
-    plan,
-)
 from benchmark.stage import UNSET, Spec, bind, values_of
 
 if TYPE_CHECKING:

@@ -26,11 +26,12 @@ from benchmark.pictures import (
 )
 from benchmark.pictures.common import Subject, encoded, new_figure, style
 from benchmark.pictures.reconstruction import _to_millivolt
+from benchmark.planning import Request
 from benchmark.privacy import ids_in
 from benchmark.registry import registry
 from benchmark.reports.page import page
 from benchmark.reports.page.pictures import galleries
-from benchmark.runner import Request, bring
+from benchmark.runner import bring
 
 METHODS = ("mae", "ptacl")
 NO_ROWS = "no row of it has scores at two shares of the labels"

@@ -10,7 +10,7 @@ from benchmark.api import UserError
 from benchmark.catalogue import Catalogue
 from benchmark.engine.plan import by_urgency, read_plan, write_plan
 from benchmark.engine.store import Store
-from benchmark.runner import Request, expand, plan
+from benchmark.planning import Request, expand, plan
 from benchmark.stage import topological
 
 FIRST = Step(key="first", settings=Settings(weights=(1.0, 0.1), note="ü"), hint="of no account")

@@ -45,8 +45,9 @@ from benchmark.cohorts.ukb.prepare import Sources, prepare, settle
 from benchmark.cohorts.ukb.reasons import Reason
 from benchmark.cohorts.ukb.write import Simulation, write_ukb
 from benchmark.engine.store import Store
+from benchmark.planning import Request, jobs_of
 from benchmark.registry import registry
-from benchmark.runner import Request, bring, jobs_of
+from benchmark.runner import bring
 
 ROOT = Path(__file__).resolve().parent.parent
 PEOPLE, FEW = 8, 3

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from benchmark.api import UserError
+from benchmark.planning import Request, jobs_of
 from benchmark.registry import registry
 from benchmark.reports import published
 from benchmark.reports.published import find, overview, tables
 from benchmark.reports.rows import Cell
 from benchmark.reproduce import Reproduction, Source, Value, _part, _value, markdown
-from benchmark.runner import Request, jobs_of
 
 TRACKS = ("harmonised", "paper")
 COUNTS = {

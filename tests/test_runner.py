@@ -6,8 +6,9 @@ import pytest
 
 from benchmark.api import UserError
 from benchmark.evaluation.separate import Assembled
+from benchmark.planning import Request, expand, jobs_of, plan, why_not
+from benchmark.recording import board_folder
 from benchmark.registry import registry
-from benchmark.runner import Request, board_folder, expand, jobs_of, plan, why_not
 from benchmark.stage import topological
 
 

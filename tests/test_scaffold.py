@@ -12,8 +12,8 @@ import pytest
 import methods
 import tasks
 from benchmark.api import UserError
+from benchmark.planning import Request, plan
 from benchmark.registry import registry
-from benchmark.runner import Request, plan
 from benchmark.scaffold import TEMPLATES, new_method, new_task
 from benchmark.testing import check_method, check_task
 

@@ -7,8 +7,8 @@ import pytest
 from benchmark.api import Predictions
 from benchmark.cohorts.cohort import AS_CODED, DIAGNOSES
 from benchmark.cohorts.phenotypes import PHENOTYPES
+from benchmark.planning import Request, ceilings_of, plan
 from benchmark.registry import registry
-from benchmark.runner import Request, ceilings_of, plan
 
 TASKS = registry().tasks
 CMR_TASKS = ("cvd", "phenotype", "phenotype-global13", "demographics", "demographics-sex")

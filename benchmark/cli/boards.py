@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 
 
 def _boards(options: argparse.Namespace) -> int:
-    from benchmark.runner import board_folder, prepare_folder, render_boards
+    from benchmark.recording import board_folder, prepare_folder, render_boards
 
     request = make_request(options)
     if options.method:
@@ -49,7 +49,8 @@ def _record(options: argparse.Namespace) -> None:
     """Write the rows of what is in the store."""
     from benchmark.engine.progress import Reporter
     from benchmark.engine.store import Store
-    from benchmark.runner import expand, run
+    from benchmark.planning import expand
+    from benchmark.runner import run
 
     methods, tasks = expand(options.method, "method"), expand(options.task, "task")
     request = make_request(options, methods, tasks)

@@ -11,7 +11,7 @@ from benchmark.api import UserError
 
 if TYPE_CHECKING:
     from benchmark.engine.store import Store
-    from benchmark.runner import Request
+    from benchmark.planning import Request
     from benchmark.stage import Stage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -123,7 +123,7 @@ def make_request(
     **asked: Any,
 ) -> Request:
     """Return what was asked for, where `add_place` says."""
-    from benchmark.runner import Request
+    from benchmark.planning import Request
 
     place = {"cohort": options.cohort, "preset": options.preset, "scale": options.scale}
     return Request(methods=methods, tasks=tasks, **place, **asked)

@@ -65,7 +65,7 @@ def _compare(options: argparse.Namespace) -> int:
     from benchmark.compare import compare
     from benchmark.compare_text import as_json, text
     from benchmark.engine.store import Store
-    from benchmark.runner import expand
+    from benchmark.planning import expand
 
     request = make_request(
         options,

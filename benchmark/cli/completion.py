@@ -107,7 +107,7 @@ def _tracks() -> tuple[str, ...]:
 
 
 def _modalities() -> list[str]:
-    from benchmark.runner import MODALITIES
+    from benchmark.planning import MODALITIES
 
     return list(MODALITIES)
 

@@ -87,7 +87,7 @@ def add(commands: Any) -> None:
 
 def _gate_options(options: argparse.Namespace, **more: Any) -> Any:
     from benchmark.check import Options
-    from benchmark.runner import expand
+    from benchmark.planning import expand
 
     return Options(
         layers=tuple(letter.strip() for letter in options.layer.upper().split(",")),

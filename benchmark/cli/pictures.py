@@ -59,7 +59,8 @@ def add(commands: Any) -> None:
 def _pictures(options: argparse.Namespace) -> int:
     from benchmark.engine.store import Store
     from benchmark.pictures import choose_kinds, draw, usual_methods
-    from benchmark.runner import expand, homes, prepare_folder, render_boards, rows_folders
+    from benchmark.planning import expand
+    from benchmark.recording import homes, prepare_folder, render_boards, rows_folders
 
     kinds = choose_kinds(options.kind)
     methods = expand(options.method, "method") if options.method else usual_methods()

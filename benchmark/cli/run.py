@@ -78,7 +78,8 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from benchmark.engine.store import Store
-    from benchmark.runner import expand, run
+    from benchmark.planning import expand
+    from benchmark.runner import run
 
     request = make_request(
         options,

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Method, Task
+from benchmark.planning import FRACTIONS, Request, jobs_of
 from benchmark.registry import registry
 from benchmark.reports.files import grouped
 from benchmark.reports.rows import ONE_CHECKPOINT
-from benchmark.runner import FRACTIONS, Request, jobs_of
 from benchmark.stage import topological
 from benchmark.trained import recorded_file
 

@@ -29,9 +29,10 @@ from benchmark.export.networks import (
     write_program,
 )
 from benchmark.names import file_name
+from benchmark.planning import Request
+from benchmark.recording import board_folder
 from benchmark.registry import registry
 from benchmark.reports.files import grouped
-from benchmark.runner import Request, board_folder
 from benchmark.trained import check_private, encoder_stage, open_encoder
 
 if TYPE_CHECKING:

@@ -32,9 +32,11 @@ from benchmark.pictures.low_data import LowData
 from benchmark.pictures.predicted import Predicted
 from benchmark.pictures.reconstruction import Reconstruction
 from benchmark.pictures.similarity import Similarity
+from benchmark.planning import Request
+from benchmark.recording import RANKED_TRACK, board_folder, homes, rows_folders
 from benchmark.registry import registry
 from benchmark.reports.files import dumps, grouped, replace_file
-from benchmark.runner import RANKED_TRACK, Request, board_folder, bring, homes, rows_folders
+from benchmark.runner import bring
 from benchmark.stage import Stage
 
 KINDS = {

@@ -19,8 +19,8 @@ from benchmark.pictures.common import (
     sequence,
     task_measured_by,
 )
+from benchmark.planning import Job
 from benchmark.reports.rows import SMALLEST_COUNT
-from benchmark.runner import Job
 
 if TYPE_CHECKING:
     import torch

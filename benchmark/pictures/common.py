@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from benchmark.api import Cohort, Metric, Task
 from benchmark.cohorts.cohort import CohortData
 from benchmark.engine.store import Store
+from benchmark.planning import Job, Request, jobs_of, why_not
 from benchmark.privacy import ids_in
 from benchmark.registry import MethodEntry, registry
 from benchmark.reports.files import grouped
 from benchmark.reports.rows import shown_people
-from benchmark.runner import Job, Request, jobs_of, why_not
 from benchmark.stage import Stage
 
 if TYPE_CHECKING:

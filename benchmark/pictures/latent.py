@@ -20,8 +20,8 @@ from benchmark.pictures.common import (
     phenotypes,
     sequence,
 )
+from benchmark.planning import Job
 from benchmark.registry import registry
-from benchmark.runner import Job
 from benchmark.stage import Stage
 
 MOMENTS = ("before", "after")

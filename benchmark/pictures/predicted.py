@@ -18,8 +18,8 @@ from benchmark.pictures.common import (
     phenotypes,
     pretty,
 )
+from benchmark.planning import Job
 from benchmark.reports.rows import SMALLEST_COUNT
-from benchmark.runner import Job
 from benchmark.stage import Stage
 
 BINS = 18

@@ -19,7 +19,7 @@ from benchmark.pictures.common import (
     new_figure,
     task_measured_by,
 )
-from benchmark.runner import Job
+from benchmark.planning import Job
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ from benchmark.pictures.common import (
     sequence,
     task_measured_by,
 )
-from benchmark.runner import Job
+from benchmark.planning import Job
 
 if TYPE_CHECKING:
     import torch

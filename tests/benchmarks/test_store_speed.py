@@ -14,7 +14,7 @@ from benchmark.engine.executors.inline import execute
 from benchmark.engine.progress import Reporter, print_plan
 from benchmark.engine.store import Store
 from benchmark.garbage import Wish, find
-from benchmark.runner import Request, expand, plan
+from benchmark.planning import Request, expand, plan
 from benchmark.stage import Stage
 from benchmark.status import status
 
