@@ -129,14 +129,14 @@ def _write(
             )
         file, test_file = folder / f"{stem}.py", root / "tests" / f"test_{stem}.py"
         texts = {file: text, test_file: test}
-        steps = ()
-        runner = f".venv/bin/python -m pytest tests/{test_file.name}"
+        steps, bin_ = (), ".venv/bin/"
+        runner = f"{bin_}python -m pytest tests/{test_file.name}"
     else:
         module = f"ecgcmr_{stem}"
         file, test_file = package / f"{module}.py", package / "tests" / f"test_{stem}.py"
         project = _filled("pyproject", {**words, "module": module})
         texts = {package / "pyproject.toml": project, file: text, test_file: test}
-        steps = (f"pip install -e {package}",)
+        steps, bin_ = (f"pip install -e {package}",), ""
         runner = f"python -m pytest {test_file}"
     # A folder of the module's name would be imported in its place.
     for path in (*texts, file.with_suffix("")):
@@ -151,5 +151,6 @@ def _write(
     subject = (
         f"--method {name} --task phenotype" if kind == "method" else f"--method mae --task {name}"
     )
-    steps += (runner, f"ecgcmr run {subject} --scale smoke", f"ecgcmr run {subject}")
+    run = f"{bin_}ecgcmr run {subject}"
+    steps += (runner, f"{run} --scale smoke", run)
     return Scaffold(tuple(texts), steps)

@@ -51,7 +51,7 @@ def test_a_new_method_passes_the_kit(checkout):
     assert [path.relative_to(checkout).as_posix() for path in made.files] == [
         *("methods/fresh_idea.py", "tests/test_fresh_idea.py")
     ]
-    assert "ecgcmr run --method fresh-idea --task phenotype --scale smoke" in made.then
+    assert ".venv/bin/ecgcmr run --method fresh-idea --task phenotype --scale smoke" in made.then
     ruff(checkout)
     registry.cache_clear()
     assert registry().method("fresh-idea").origin == "methods.fresh_idea"
