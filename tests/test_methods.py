@@ -157,6 +157,18 @@ def test_harmonised_methods_share_backbone_recipe_and_augmentation():
     assert len(widths) == 1
 
 
+@pytest.mark.parametrize(
+    "name", ["mae", "cmr-mae", "simclr", "mmcl", "ptacl", "cmae-vit", "dual-phase"]
+)
+def test_the_scale_of_one_gpu_trains(name):
+    cohort = registry().cohort("simulated").at("small")
+    method = make(name, "small", cohort=cohort)
+    encoders = build(method)
+    sum(method.loss(encoders, batch_for(method, people=2)).values()).backward()
+    gradients = [p.grad for p in encoders.parameters() if p.grad is not None]
+    assert gradients and all(torch.isfinite(g).all() for g in gradients)
+
+
 def test_ptacl_freezes_embeddings_and_first_blocks():
     method = make("ptacl")
     encoders = build(method)

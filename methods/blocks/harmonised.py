@@ -100,6 +100,32 @@ SCALES: dict[str, Scale] = {
             ),
         },
     ),
+    # What one GPU trains in minutes: the papers' smallest transformers, more frames, larger
+    # batches, and passes over the people between those of tiny and the papers'.
+    "small": Scale(
+        ecg_encoder=SMALL_ECG.replace(width=192, depth=6, heads=3),
+        cmr_encoder=SMALL_CMR.replace(width=192, depth=6, heads=3, frames=24, size=64, spacing=2.2),
+        decoder=Decoder(width=128, depth=2, heads=4),
+        hidden=256,
+        embedding=128,
+        recipes={
+            "ecg-pretraining": Recipe(
+                updates=20_000, rounds=20, batch_size=128, learning_rate=1e-3, clip_norm=3.0
+            ),
+            "cmr-pretraining": Recipe(
+                updates=5_000, rounds=20, batch_size=128, learning_rate=1e-3, clip_norm=3.0
+            ),
+            "ecg-contrastive": Recipe(
+                updates=4_000, rounds=20, batch_size=128, learning_rate=5e-4, clip_norm=3.0
+            ),
+            "alignment": Recipe(
+                updates=4_000, rounds=20, batch_size=128, learning_rate=5e-4, clip_norm=3.0
+            ),
+            "finetune": Recipe(
+                updates=2_000, rounds=20, batch_size=128, learning_rate=5e-4, clip_norm=3.0
+            ),
+        },
+    ),
 }
 
 
