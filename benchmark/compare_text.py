@@ -78,9 +78,14 @@ def sentence(pair: Pair, tests: int = 1) -> str:
     tests
         How many comparisons ``p_holm`` is corrected for.
     """
-    a, b = pair.a, pair.b
     if not _compared(pair):
-        return f"{_opening(pair)}: {a.method} and {b.method} were not compared ({pair.reason})."
+        names = f"{pair.a.method} and {pair.b.method}"
+        return f"{_opening(pair)}: {names} were not compared ({pair.reason})."
+    return _judgement(pair, tests) + _unequal(pair)
+
+
+def _judgement(pair: Pair, tests: int) -> str:
+    a, b = pair.a, pair.b
     winner, loser = (b, a) if pair.verdict == "b" else (a, b)
     numbers = f"{_metric(pair)} {winner.value:.3f} against {loser.value:.3f}"
     corrected = f"; {pair.p_holm:.2g} corrected for {tests} comparisons" if tests > 1 else ""
@@ -108,6 +113,17 @@ def sentence(pair: Pair, tests: int = 1) -> str:
     return (
         f"{said} That is no proof that they are equal: the probability of a difference below "
         f"{pair.margin:g} is {_percent(pair.within)}."
+    )
+
+
+def _unequal(pair: Pair) -> str:
+    """Say what the values and the difference stand on where trainings of one are missing."""
+    counts = {pair.a.replicates, pair.b.replicates}
+    if counts == {pair.replicates}:
+        return ""
+    return (
+        f" The values are means over {pair.a.replicates} and {pair.b.replicates} replicates, the "
+        f"difference is over the {pair.replicates} that both have."
     )
 
 

@@ -130,6 +130,12 @@ def test_lower_is_better_where_it_is():
     assert "simulated" not in text([lower])
 
 
+def test_unequal_numbers_of_replicates_are_said():
+    assert "replicates" not in sentence(pair_of(0.5))
+    said = sentence(pair_of(0.5, a=side("first", 2.5, replicates=3)))
+    assert "means over 3 and 2 replicates, the difference is over the 2 that both have" in said
+
+
 def test_the_table_says_what_each_method_reads():
     cmr, ecg = side("first", 1.0, modality="cmr"), side("second", 0.5)
     assert "| cmr / ecg " in text([pair_of(0.5, a=cmr, b=ecg)])
