@@ -78,7 +78,8 @@ boards: $(BIN)/.installed
 
 #: make docs                                 the documentation, into build/site; docs-serve shows it
 docs: $(BIN)/.installed-dev
-	@$(BIN)/python docs/generator/readme.py && $(BIN)/mkdocs build --strict --quiet
+	@$(BIN)/python docs/generator/readme.py && $(BIN)/python docs/generator/leaderboards.py && \
+	  $(BIN)/mkdocs build --strict --quiet
 	@echo 'documentation: build/site/index.html'
 
 docs-serve: $(BIN)/.installed-dev

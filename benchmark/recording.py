@@ -215,6 +215,7 @@ def render_boards(request: Request, leaderboards: Path) -> dict[str, Path]:
     that decide come first, diagnostics last. Returns the Markdown files by task.
     """
     from benchmark.reports.boards import render, render_index
+    from benchmark.reports.files import turn
 
     rows = rows_folders(request, leaderboards)
     out = leaderboards / board_folder(request)
@@ -225,8 +226,10 @@ def render_boards(request: Request, leaderboards: Path) -> dict[str, Path]:
     infos = [board_of(request, task) for task in tasks.values()]
     if leaderboards.name == OVERRIDDEN:
         infos = [replace(info, title=f"{info.title}, with changed fields") for info in infos]
-    render(rows, out, *infos)
-    render_index(rows, out, tasks)
+    out.mkdir(parents=True, exist_ok=True)
+    with turn(out):  # or who has read the rows first might write last
+        render(rows, out, *infos)
+        render_index(rows, out, tasks)
     return {name: out / f"{name}.md" for name in tasks}
 
 

@@ -58,7 +58,10 @@ class Value:
 
 @dataclass
 class Reproduction:
-    """A table with our values, the stages behind them, and where it is (None after a dry run)."""
+    """A table with our values, the stages behind them, and where it is.
+
+    The place is None after a dry run, and where the work was left to a scheduler.
+    """
 
     table: Table
     request: Request
@@ -129,6 +132,8 @@ def reproduce(
         raise UserError(f"cannot write to {path}: {error.strerror}") from None
     if targets:
         done.report = bring(targets, store, reporter=reporter, **execution)
+        if done.report.queued:
+            return done
     cells = {key: _cells(source, store) for key, source in sources.items()}
     for line in table.lines:
         key = _key(line, request)

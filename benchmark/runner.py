@@ -26,7 +26,7 @@ from benchmark.recording import (
 )
 from benchmark.stage import Stage
 
-EXECUTORS = ("inline", "local", "none")
+EXECUTORS = ("inline", "local", "slurm", "none")
 """Modules of `benchmark.engine.executors` that bring stages into a store."""
 
 
@@ -38,6 +38,7 @@ def bring(
     device: str = "auto",
     workers: int | None = None,
     reporter: Reporter | None = None,
+    devices: int = 1,
     **settings: Any,
 ) -> Report:
     """Bring stages into the store.
@@ -57,23 +58,41 @@ def bring(
         Number of processes.
     reporter
         Where lines are printed; by default stderr.
+    devices
+        How many devices share the training of one stage.
     settings
         Of the executor's own.
     """
+    from benchmark.engine.executors.inline import REBUILDS
     from benchmark.engine.executors.local import accelerators
+    from benchmark.engine.executors.worker import orderly_end
 
+    there = accelerators(device) if devices > 1 or executor == "auto" else []
+    if there and len(there) < devices:
+        raise UserError(f"--devices is {devices}, and there are {len(there)} here; ask for fewer")
     if executor == "auto":
-        several = (workers or 1) > 1 or len(accelerators(device)) > 1
+        several = (workers or 1) > 1 or len(there) > devices
         executor = "local" if several else "inline"
+    if devices > 1 and executor == "local":
+        settings["devices"] = devices
+    elif devices > 1 and executor == "slurm":
+        raise UserError("a job of SLURM has one device; leave --devices out")
     execute = import_module(f"benchmark.engine.executors.{executor}").execute
 
     def train(trainable: Trainable, context: Context) -> None:
         from benchmark.engine import training  # torch, only where something is trained
 
-        training.train(trainable, context)
+        training.train(trainable, context, devices)
 
     common = {"device": device, "workers": workers, "reporter": reporter}
-    return execute(targets, store, train=train, **common, **settings)
+    with orderly_end():
+        for _ in range(REBUILDS + 1):
+            report = execute(targets, store, train=train, **common, **settings)
+            # What other processes have made is looked at before it is read, except by a worker.
+            whole = settings.get("share") or not any(map(store.damage, targets))
+            if whole or not report.ok:
+                break
+    return report
 
 
 def run(
@@ -114,6 +133,8 @@ def run(
         return Outcome(plan=planned, targets=targets)
     report = bring(targets, store, reporter=reporter, **execution)
     outcome = Outcome(report=report, plan=planned, targets=targets)
+    if report.queued:  # what there is by now is no result
+        return outcome
     for task in tasks.values():
         ceilings = open_ceilings(request, task, store)
         files = own_files(request, task, store, ceilings)
@@ -162,5 +183,5 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """Whether everything that was asked for is there."""
+        """Whether everything that was asked for is there, or is to be by a scheduler."""
         return self.report is None or self.report.ok

@@ -27,6 +27,9 @@ class _Unset:
     def __bool__(self) -> bool:
         return False
 
+    def __reduce__(self) -> str:  # the one object in every process
+        return "UNSET"
+
 
 UNSET: Any = _Unset()
 

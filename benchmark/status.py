@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from benchmark.engine.executors.jobs import queued, summary
 from benchmark.engine.progress import amount, clock
 from benchmark.engine.provenance import code_hash
 from benchmark.engine.store import ArtifactError, Store
@@ -47,7 +48,8 @@ def status(store: Store, verify: bool = False) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``kinds`` (as `Kind`, by name of the stage), ``running``, ``unfinished`` (work that a run
+        ``kinds`` (as `Kind`, by name of the stage), ``running``, ``queued`` (jobs of SLURM, running
+        ones among them: job, state, reason, digests of stages), ``unfinished`` (work that a run
         goes on with), ``failed``, ``damaged``, ``prepared`` cohorts, and ``space``: bytes of all of
         these and bytes ``free``.
     """
@@ -82,6 +84,7 @@ def status(store: Store, verify: bool = False) -> dict[str, Any]:
         "stages": sum(kind.stages for kind in kinds.values()),
         "kinds": {name: asdict(kind) for name, kind in sorted(kinds.items())},
         "running": running,
+        "queued": queued(store),
         "unfinished": [stage for stage in _unfinished(store) if stage["digest"] not in held],
         "failed": [
             {
@@ -208,6 +211,10 @@ def text(report: dict[str, Any], tracebacks: bool = False) -> str:
         else:
             since = "" if stage["seconds"] is None else f" for {clock(stage['seconds'])}"
             lines.append(f"running: {stage['label']}{since}, {where}")
+    if report["queued"]:
+        arrays = dict.fromkeys(job["job"].partition("_")[0] for job in report["queued"])
+        said = summary((job["state"], job["reason"]) for job in report["queued"])
+        lines.append(f"SLURM's jobs {' '.join(arrays)}: {said}")
     for stage in report["unfinished"]:
         line = f"unfinished: {stage['label']}, {amount(stage['bytes'])}"
         lines.append(f"{line}; a run that needs it goes on from there")

@@ -105,6 +105,21 @@ class Deadly(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resumed(Step):
+    """Goes on where an earlier attempt has stopped, and notes where that was."""
+
+    def run(self, context):
+        mark = context.resume / "step"
+        first = int(mark.read_text()) if mark.exists() else 0
+        self.note(time.monotonic(), first=first)
+        for step in range(first, int(self.seconds / 0.1)):
+            context.progress(step, self.seconds / 0.1, "steps")
+            time.sleep(0.1)
+            mark.write_text(str(step + 1))
+        (context.out / "value").write_text("1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Filling(Step):
     """Finds the disk full."""
 

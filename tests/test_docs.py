@@ -23,7 +23,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-MARKERS = ("heavy", "data")
+MARKERS = ("heavy", "data", "cluster")
 BLOCK = re.compile(r"(?:<!-- (\w+) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SMOKE = {"make": "SCALE=smoke", "ecgcmr": "--scale smoke"}
 
@@ -269,7 +269,7 @@ def test_commands_run(page, copy, tmp_path_factory):
         "TMPDIR": str(tmp_path_factory.getbasetemp()),
     }
     for block in blocks(page):
-        if block.language != "sh" or block.marker == "data":
+        if block.language != "sh" or block.marker in ("data", "cluster"):
             continue
         for words in block.commands:
             line = at_smoke(words) if block.marker == "heavy" else shlex.join(words)

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from steps import Deadly, Device, Failing, Filling, Pooled, Step, Wide, journal
+from sweeps import boards, slurm_is_here, sweep
 
 from benchmark.api import UserError
 from benchmark.cli import main
@@ -395,30 +396,6 @@ def test_jobs_hold_one_kind_of_stage_and_nothing_of_their_own_wave(store, notes)
 # --------------------------------------------------------------------- through the command line
 
 
-def boards(folder):
-    """Return every file of a board but the costs, and the rows without them."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith("cost."):
-            text = path.read_text()
-            if "rows" in path.parts:
-                text = re.sub(r'"(\w+_seconds|peak_\w+)": [^,\n]+', r'"\1": 0', text)
-            found[str(path.relative_to(folder))] = text
-    assert found
-    return found
-
-
-def sweep(ecgcmr, tmp_path, methods, tasks, seeds):
-    """Run one request with each executor, each in a store of its own; return the boards."""
-    asked = ["--method", methods, "--task", tasks, "--seeds", seeds, "--scale", "smoke"]
-    made = {}
-    for name in ("inline", "local"):
-        where = ["--leaderboards", tmp_path / f"{name}-boards", "--executor", name]
-        ecgcmr("run", *asked, *where, "--workers", 2, store=tmp_path / name, timeout=3000)
-        made[name] = boards(tmp_path / f"{name}-boards")
-    return made
-
-
 def test_boards_are_the_inline_executors(ecgcmr, tmp_path):
     made = sweep(ecgcmr, tmp_path, "random-init", "retrieval", 1)
     assert made["local"] == made["inline"]
@@ -437,5 +414,7 @@ def test_boards_are_the_inline_executors(ecgcmr, tmp_path):
     ],
 )
 def test_boards_of_a_sweep_are_the_inline_executors(ecgcmr, tmp_path, methods, seeds):
-    made = sweep(ecgcmr, tmp_path, methods, "cvd,phenotype,retrieval", seeds)
-    assert made["local"] == made["inline"]
+    executors = ["inline", "local", *(["slurm"] if slurm_is_here() else [])]
+    made = sweep(ecgcmr, tmp_path, methods, "cvd,phenotype,retrieval", seeds, executors)
+    for name in executors[1:]:
+        assert made[name] == made["inline"], name

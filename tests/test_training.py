@@ -1,6 +1,8 @@
 """The training loop: who is trained on, what is kept, and that a resumed run is the same run."""
 
 import dataclasses
+import hashlib
+import io
 import json
 import shutil
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from benchmark.api import Recipe
 from benchmark.cohorts.cohort import CohortData
 from benchmark.cohorts.simulated import SimulatedCohort
 from benchmark.cohorts.splits import split_of
+from benchmark.engine import training
 from benchmark.engine.executors.inline import execute
 from benchmark.engine.store import Store
 from benchmark.engine.training import NonFiniteLossError, _Order, _schedule, build, train
@@ -93,6 +96,31 @@ def test_a_resumed_training_equals_an_undisturbed_one(tmp_path, artifacts, name,
     assert same(whole, resumed)
     history = [json.loads((c.out / "history.json").read_text()) for c in (context, again)]
     assert history[0] == history[1]
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "older", "of other weights"])
+def test_a_checkpoint_that_cannot_be_used_is_passed_over(tmp_path, artifacts, how):
+    method = make("mae")
+    with pytest.raises(KeyboardInterrupt):
+        run(method, tmp_path, artifacts, stop_after=9)
+    checkpoint = tmp_path / "resume" / "last.ckpt"
+    content = bytearray(checkpoint.read_bytes())
+    if how == "flipped":
+        content[len(content) // 2] ^= 1
+    elif how == "cut":
+        del content[len(content) // 2 :]
+    elif how == "older":
+        del content[: training.CHECKSUM]
+    else:
+        state = torch.load(io.BytesIO(content[training.CHECKSUM :]), weights_only=True)
+        state["weights"].popitem()
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        content = hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
+    checkpoint.write_bytes(content)
+    again, context = run(method, tmp_path, artifacts)
+    assert any("begun anew" in note for note in context.notes)
+    assert same(again, run(method, tmp_path / "whole", artifacts)[0])
 
 
 def poisoned(artifacts, view, rows, folder, value=np.nan):
@@ -180,7 +208,8 @@ def test_the_round_with_the_best_validation_loss_is_kept(tmp_path, artifacts):
     _, context = run(dictated, tmp_path, artifacts)
     rounds = json.loads((context.out / "history.json").read_text())["history"]
     assert [r["validation"] for r in rounds] == pytest.approx([3, 1, 2, 4])
-    checkpoint = torch.load(context.resume / "last.ckpt", weights_only=True)
+    content = (context.resume / "last.ckpt").read_bytes()
+    checkpoint = torch.load(io.BytesIO(content[training.CHECKSUM :]), weights_only=True)
     kept = load_file(context.out / "weights.safetensors")
     assert checkpoint["best_loss"] == pytest.approx(1)
     assert same(kept, checkpoint["best"])

@@ -36,6 +36,7 @@ COMMANDS = (
     "simulate",
     "privacy",
     "doctor",
+    "store",
     "gc",
     "completion",
 )

@@ -67,6 +67,25 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", choices=devices, help="default auto")
 
 
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """Add how many devices share one training."""
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs that share the training of one stage, with the same result within rounding "
+        "(default 1: several stages beside each other do more)",
+    )
+
+
+def device_count(options: argparse.Namespace) -> int:
+    """Return how many devices share one training."""
+    if options.devices < 1:
+        raise UserError(f"--devices is {options.devices}; at least 1 is needed")
+    return options.devices
+
+
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the number of worker processes."""
     parser.add_argument(
@@ -77,26 +96,48 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 def add_execution(parser: argparse.ArgumentParser) -> None:
     """Add how the stages are run: where, by what, in how many processes."""
     add_device(parser)
+    add_devices(parser)
     parser.add_argument(
         "--executor",
         default="auto",
-        choices=("auto", "inline", "local", "none"),
-        help="inline: in this process; local: in several; none: only what is in the store already; "
-        "default: local where --workers asks for several or there are several GPUs",
+        choices=("auto", "inline", "local", "slurm", "none"),
+        help="inline: in this process; local: in several; slurm: as jobs of SLURM; none: only what "
+        "is in the store already; default: local where --workers asks for several or there are "
+        "several GPUs",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes, beside one for each GPU"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes, beside one for each GPU; with SLURM the jobs of an array that run at once",
+    )
+    parser.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of sbatch, such as partition=long; device.partition=gpu for what is done "
+        "on a device, cpu.partition=cpu for the rest; repeat it for more",
+    )
+    parser.add_argument(
+        "--detach", action="store_true", help="submit to SLURM and do not wait for it"
     )
 
 
 def execution(options: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_execution` was told, for `benchmark.runner.bring`."""
     worker_count(options)
-    return {
+    settings = {
         "executor": options.executor,
         "device": options.device,
         "workers": options.workers,
+        "devices": device_count(options),
     }
+    if options.executor == "slurm":
+        settings |= {"options": options.slurm, "detach": options.detach}
+    elif options.slurm or options.detach:
+        raise UserError("--slurm and --detach are of --executor slurm; add that, or leave them out")
+    return settings
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +168,17 @@ def make_request(
 
     place = {"cohort": options.cohort, "preset": options.preset, "scale": options.scale}
     return Request(methods=methods, tasks=tasks, **place, **asked)
+
+
+def fractions_of(text: str) -> tuple[float, ...]:
+    """Return the shares of the labels that ``--fractions`` names."""
+    try:
+        values = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"--fractions is {text!r}; it is a list such as 1.0,0.1") from None
+    if not values:
+        raise UserError("--fractions names no fraction")
+    return tuple(dict.fromkeys(values))
 
 
 def worker_count(options: argparse.Namespace) -> int:

@@ -58,6 +58,8 @@ def _reproduce(options: argparse.Namespace) -> int:
         return 0
     table = find(options.table)
     from benchmark.engine.store import Store
+    from benchmark.orderings import of_table
+    from benchmark.recording import RANKED_TRACK
     from benchmark.reproduce import as_json, markdown, reproduce
 
     request = make_request(options, replicates=options.seeds, fractions=(1.0,), track=options.track)
@@ -77,5 +79,9 @@ def _reproduce(options: argparse.Namespace) -> int:
             print(json.dumps(as_json(done), indent=1))
         else:
             print(markdown(done))
+            if request.track == RANKED_TRACK and (
+                said := of_table(table, request, options.leaderboards)
+            ):
+                print(f"{said}\n")
             print(f"table: {relative(done.path)}")
     return 0 if done.ok else 1

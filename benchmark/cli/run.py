@@ -6,7 +6,6 @@ import argparse
 import json
 from typing import Any
 
-from benchmark.api import UserError
 from benchmark.cli.common import (
     add_commands,
     add_execution,
@@ -14,6 +13,7 @@ from benchmark.cli.common import (
     add_track,
     command,
     execution,
+    fractions_of,
     make_request,
     print_commands,
     relative,
@@ -26,6 +26,7 @@ examples:
   ecgcmr run --method mae,mmcl --task cvd --fractions 1.0,0.1 --dry-run
   ecgcmr run --method 'ptacl[sigma=0.2]' --task phenotype --scale smoke
   ecgcmr run --method all --task all --workers 8          eight processes beside each other
+  ecgcmr run --method all --task all --executor slurm --detach   as jobs of SLURM
   ecgcmr run --method all --task all --commands > jobs.sh  for a scheduler of your own
 
 exit code: 0 all is there, 1 something failed (what is done is kept), 2 asked wrongly
@@ -86,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
         methods=expand(options.method, "method", options.track),
         tasks=expand(options.task, "task"),
         replicates=options.seeds,
-        fractions=_fractions(options.fractions),
+        fractions=fractions_of(options.fractions),
         track=options.track,
         modality=options.modality,
     )
@@ -100,7 +101,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     if options.commands:
         print_commands(options, outcome.targets, store)
-    elif outcome.report is None:
+    elif outcome.report is None or outcome.report.queued:
         if options.json:
             print(json.dumps(outcome.plan, indent=1))
     else:
@@ -123,13 +124,3 @@ def _print_results(request: Any, outcome: Any, options: argparse.Namespace) -> N
         document = json.loads(board.with_suffix(".json").read_text())
         print(f"\n{own_sections(document, outcome.files, request.fractions)}")
         print(f"\nthe whole board: {relative(board)}")
-
-
-def _fractions(text: str) -> tuple[float, ...]:
-    try:
-        values = [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise UserError(f"--fractions is {text!r}; it is a list such as 1.0,0.1") from None
-    if not values:
-        raise UserError("--fractions names no fraction")
-    return tuple(dict.fromkeys(values))

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.api import UserError
-from benchmark.cli.common import add_device, add_workers, command, worker_count
+from benchmark.cli.common import (
+    add_device,
+    add_devices,
+    add_workers,
+    command,
+    device_count,
+    worker_count,
+)
 
 EXAMPLES = """\
 examples:
@@ -55,14 +62,16 @@ def add(commands: Any) -> None:
     stage.add_argument("--json", action="store_true", help="what became of each, for programs")
     stage.add_argument("--driven", action="store_true", help=argparse.SUPPRESS)
     add_device(stage)
+    add_devices(stage)
     add_workers(stage)
 
 
 def _stage(options: argparse.Namespace) -> int:
-    from benchmark.engine.executors.worker import attach
+    from benchmark.engine.executors.worker import attach, orderly_end
 
     if not options.driven:
-        return _work(options, None)
+        with orderly_end():
+            return _work(options, None)
     relay = attach()
     try:
         return _work(options, relay)
@@ -88,6 +97,7 @@ def _work(options: argparse.Namespace, reporter: Any) -> int:
         Store(),
         executor="inline",
         device=options.device,
+        devices=device_count(options),
         workers=worker_count(options),
         reporter=reporter,
         share=Share(options.only, options.patience, plan.tried, retry),

@@ -44,10 +44,11 @@ class Report:
     found: list[Outcome] = field(default_factory=list)
     failed: list[Outcome] = field(default_factory=list)
     blocked: list[Outcome] = field(default_factory=list)
+    queued: list[Outcome] = field(default_factory=list)  # of a scheduler, and not waited for
 
     @property
     def ok(self) -> bool:
-        """Whether every target is in the store."""
+        """Whether every target is in the store, or with `queued` will be."""
         return not self.failed and not self.blocked
 
 
@@ -140,6 +141,7 @@ class Reporter:
         parts = [f"ran {_count(len(report.ran), 'stage')}", f"found {len(report.found)}"]
         parts += [f"failed {len(report.failed)}"] if report.failed else []
         parts += [f"blocked {len(report.blocked)}"] if report.blocked else []
+        parts += [f"queued {len(report.queued)}"] if report.queued else []
         self.line(f"{', '.join(parts)} in {duration(seconds)}")
         for outcome in report.failed:
             self.line(f"  failed   {outcome.label} ({outcome.digest[:12]}): {outcome.message}")

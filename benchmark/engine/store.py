@@ -36,6 +36,7 @@ from benchmark.stage import Stage
 
 MANIFEST = "manifest.json"
 CLAIMED = "stage.json"
+Marks = tuple[tuple[int, int, int], ...]
 _FOLDERS = ("done", "work", "lease", "failed", "corrupt")
 _LATEST = 5
 _TAIL = 1 << 18  # bytes of durations.jsonl that are read: some thousand stages
@@ -63,6 +64,13 @@ class CorruptArtifactError(ArtifactError):
         return f"artifact {self.digest[:12]} is damaged: {self.file}"
 
 
+class ReplacedArtifactError(ArtifactError):
+    """The files are no longer those that were opened, which may have been damaged by then."""
+
+    def __str__(self) -> str:
+        return f"artifact {self.digest[:12]} was replaced while it was read"
+
+
 class Store:
     """Artifacts of stages, found by digest.
 
@@ -80,7 +88,7 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = Path(root).expanduser().absolute() if root else store_root()
         self._manifests: dict[str, dict[str, Any]] = {}
-        self._verified: set[str] = set()
+        self._verified: dict[str, Marks] = {}
         self._leases = Leases(self.root / "lease")
         try:
             self._make_folders()
@@ -170,21 +178,38 @@ class Store:
         return self._manifests[digest]
 
     def open(self, stage: Stage) -> Path:
-        """Return the artifact's folder, its files verified once per process.
+        """Return the artifact's folder, its files verified once per process and change.
 
         Raises
         ------
         MissingArtifactError, CorruptArtifactError
             When there is no artifact, or a file is not as it was committed.
         """
-        if stage.digest not in self._verified or not self.has(stage.digest):
-            self.verify(stage.digest)
-        return self.path(stage.digest)
+        digest = stage.digest
+        if digest not in self._verified or self._marks(digest) != self._verified[digest]:
+            self.verify(digest)
+        return self.path(digest)
+
+    def marks(self, stage: Stage) -> Marks:
+        """Return what tells an artifact's verified files from any that take their place."""
+        return self._verified[stage.digest]
+
+    def _marks(self, digest: str) -> Marks:
+        """Return inode, size and time of each file; empty when one is not there."""
+        folder = f"{self.root}/done/{digest}"
+        try:
+            names = (*self.manifest(digest)["files"], MANIFEST)
+            found = [os.stat(f"{folder}/{name}") for name in names]  # noqa: PTH116 - asked often
+        except (OSError, ArtifactError):
+            return ()
+        return tuple((file.st_ino, file.st_size, file.st_mtime_ns) for file in found)
 
     def verify(self, digest: str) -> None:
         """Compare size and sha256 of every file with the manifest; raises as `open` does."""
         self._forget(digest)
-        for name, expected in self.manifest(digest)["files"].items():
+        files = self.manifest(digest)["files"]
+        marks = self._marks(digest)  # first: what changes from here on is seen
+        for name, expected in files.items():
             file = self.path(digest) / name
             try:
                 intact = file.stat().st_size == expected["bytes"]
@@ -193,7 +218,7 @@ class Store:
                 intact = False  # gone, or the disk can no longer read it
             if not intact:
                 raise CorruptArtifactError(digest, name)
-        self._verified.add(digest)
+        self._verified[digest] = marks
         with contextlib.suppress(OSError):  # a store that may only be read
             os.utime(self.path(digest))
 
@@ -216,11 +241,14 @@ class Store:
         except MissingArtifactError:
             return
         except CorruptArtifactError:
-            self._forget(digest)
-            target = self.root / "corrupt" / digest
-            shutil.rmtree(target, ignore_errors=True)
-            with contextlib.suppress(FileNotFoundError):
-                self.path(digest).rename(target)
+            self._set_aside(digest)
+
+    def _set_aside(self, digest: str) -> None:
+        self._forget(digest)
+        target = self.root / "corrupt" / digest
+        shutil.rmtree(target, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.path(digest).rename(target)
 
     def discard(self, unwanted: Callable[[dict[str, Any]], bool]) -> int:
         """Remove what was made from something that must not be kept; return how many artifacts.
@@ -304,7 +332,7 @@ class Store:
 
     def _forget(self, digest: str) -> None:
         self._manifests.pop(digest, None)
-        self._verified.discard(digest)
+        self._verified.pop(digest, None)
 
     def seconds(self, stage: Stage) -> float | None:
         """Return how long such stages usually take here: the median of the latest few."""
@@ -426,6 +454,13 @@ class Store:
         folder = next(p for p in (self.root, *self.root.parents) if os.path.isdir(p))  # noqa: PTH112
         return shutil.disk_usage(folder).free
 
+    def unusable(self, error: OSError) -> UserError:
+        """Return the error for a store that went read-only, was moved or is out of reach."""
+        return UserError(
+            f"the store {self.root} can no longer be used ({error.strerror or error}); finished "
+            "stages are kept: put that right and run the same command again"
+        )
+
     def full(self) -> UserError:
         """Return the error that tells the user about the full disk."""
         return UserError(
@@ -465,6 +500,12 @@ class Claim:
             "began": _now(),
         }
         _write(self._work / CLAIMED, json.dumps(record, indent=1), lasting=False)
+
+    def start_over(self) -> None:
+        """Forget what an earlier attempt has left."""
+        shutil.rmtree(self.resume, ignore_errors=True)
+        self.resume.mkdir(mode=0o700, exist_ok=True)
+        self.resumed = False
 
     def commit(self, seconds: float, **facts: Any) -> None:
         """Make the results the stage's artifact, all of it or nothing.
@@ -511,6 +552,8 @@ class Claim:
         _write(self.out / MANIFEST, json.dumps(manifest, indent=1))
         _sync(self.out)
         with self.lease.guard():
+            if target.exists() and not store.has(stage.digest):
+                store._set_aside(stage.digest)  # it has lost its manifest, and is in the way
             try:
                 self.out.rename(target)
             except OSError as error:
@@ -518,7 +561,7 @@ class Claim:
                     raise
             else:
                 store._manifests[stage.digest] = manifest
-                store._verified.add(stage.digest)
+                store._verified[stage.digest] = store._marks(stage.digest)
         _sync(target.parent)
         shutil.rmtree(self._work, ignore_errors=True)
         store.clear_failure(stage.digest)

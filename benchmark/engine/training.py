@@ -12,13 +12,15 @@ import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -28,7 +30,15 @@ from benchmark.cohorts.splits import balance_rank
 from benchmark.encoders import Encoders
 from benchmark.engine.balance import shown
 
+if TYPE_CHECKING:
+    from benchmark.engine.ranks import Assemble
+    from benchmark.engine.split import Split
+
+STATE = {"round", "weights", "optimiser", "history", "best", "best_loss"}
+CHECKSUM = 32  # bytes in front of a checkpoint
 VALIDATION_BATCH = 64  # fixed: a contrastive validation loss depends on it
+REHEARSED = 4  # people for each device, on whom splitting a batch is tried
+SPLIT_TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 5e-2}
 
 
 class NonFiniteLossError(RuntimeError):
@@ -70,12 +80,14 @@ class _People:
 class _Objective(nn.Module):
     """Wraps the loss in a forward pass, so that Fabric can apply precision and strategy."""
 
-    def __init__(self, trainable: Trainable, encoders: Encoders) -> None:
+    def __init__(self, trainable: Trainable, encoders: Encoders, split: Split | None) -> None:
         super().__init__()
         self.trainable, self.encoders = trainable, encoders
+        self._split = split
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        return self.trainable.loss(self.encoders, batch)
+        parts = self.encoders if self._split is None else self._split.parts()
+        return self.trainable.loss(parts, batch)
 
 
 def as_input(values: np.ndarray) -> torch.Tensor:
@@ -114,14 +126,24 @@ def untrained_encoders(trainable: Trainable, context: Context) -> Encoders:
     return encoders
 
 
-def train(trainable: Trainable, context: Context) -> None:
+def train(trainable: Trainable, context: Context, devices: int = 1) -> None:
     """Train and leave ``weights.safetensors`` (the round to keep) and ``history.json``.
+
+    Parameters
+    ----------
+    devices
+        How many devices of this machine share the work. The batch, what is drawn and the loss are
+        those of one, the sums in another order. A method that cannot be split trains on one.
 
     Raises
     ------
     NonFiniteLossError
         When a training or validation loss is not finite.
     """
+    if devices > 1:
+        from benchmark.engine.ranks import Opening, together
+
+        context = Opening(context)
     training, validation, scaling = _people(trainable, context)
     # A fraction without a label teaches nothing, which is no fault: heads count the same people and
     # call the cell not estimable.
@@ -133,12 +155,74 @@ def train(trainable: Trainable, context: Context) -> None:
         trainable.fit(encoders, training)
 
     history: list[dict[str, float]] = []
+    shared_by = 1
     best = {k: v.clone() for k, v in encoders.state_dict().items()}
     if trainable.trained and not idle:
-        best, history = _optimise(trainable, encoders, training, validation, context)
+        work, found = (trainable, encoders, training, validation, context), None
+        if devices > 1:
+            with together(trainable, context, devices, _assist) as assemble:
+                found = _optimise_together(*work, assemble)
+        shared_by = devices if found is not None else 1
+        if found is None:
+            # In a scheduler's job lightning would ask for that scheduler's own way to start it.
+            one = {"devices": 1, "plugins": [LightningEnvironment()]}
+            precision = trainable.recipe.precision
+            fabric = Fabric(accelerator=context.device, precision=precision, **one)
+            found = _optimise(*work, fabric)
+        best, history = found
     _write(context.out / "weights.safetensors", save({k: v.contiguous() for k, v in best.items()}))
     record = {"history": history, "training_people": len(training), **scaling}
+    if shared_by > 1:  # elsewhere files stay byte for byte what they were
+        record["devices"] = shared_by
     _write(context.out / "history.json", json.dumps(record, indent=1).encode())
+
+
+def _assist(trainable: Trainable, context: Context, assemble: Assemble) -> None:
+    """Do in another process what `train` does, except writing."""
+    training, validation, _ = _people(trainable, context)
+    encoders = untrained_encoders(trainable, context)
+    trainable.fit(encoders, training)
+    _optimise_together(trainable, encoders, training, validation, context, assemble)
+
+
+def _optimise_together(
+    trainable: Trainable,
+    encoders: Encoders,
+    training: _People,
+    validation: _People,
+    context: Context,
+    assemble: Assemble,
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]] | None:
+    """Train on several devices, if that gives what one would."""
+    from benchmark.engine.split import Split, disagreement
+
+    fabric = assemble(True)
+    order = _Order(trainable.digest, training.parts, trainable.recipe.batch_size)
+    chosen = order.at(0)[: REHEARSED * fabric.world_size]
+    frozen = trainable.frozen(encoders)
+    for module in frozen:
+        module.requires_grad_(False)
+
+    def loss(parts: Any, in_training: bool, progress: float) -> dict[str, torch.Tensor]:
+        encoders.train(in_training)
+        for module in frozen:
+            module.eval()
+        _reseed(trainable.digest, "rehearsal")
+        state = {"training": in_training, "progress": progress}
+        with fabric.autocast():
+            return trainable.loss(parts, training.batch(chosen, fabric.device, **state))
+
+    split = Split(encoders.to(fabric.device), fabric.global_rank, fabric.world_size)
+    problem = f"a batch has {len(chosen)} people"
+    if len(chosen) >= fabric.world_size:
+        problem = disagreement(split, loss, SPLIT_TOLERANCE[trainable.recipe.precision])
+    if problem := fabric.broadcast(problem):
+        if fabric.is_global_zero:
+            text = f"{trainable.label} cannot be split and trains on one device: {problem}"
+            warnings.warn(text, stacklevel=1)
+        return None
+    fabric = assemble(split.all_reached)
+    return _optimise(trainable, encoders, training, validation, context, fabric, split)
 
 
 def _optimise(
@@ -147,11 +231,12 @@ def _optimise(
     training: _People,
     validation: _People,
     context: Context,
+    fabric: Fabric,
+    split: Split | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     recipe = trainable.recipe
     order = _Order(trainable.digest, training.parts, recipe.batch_size)
     rounds, steps = recipe.steps(order.length)
-    fabric = Fabric(accelerator=context.device, devices=1, precision=recipe.precision)
     frozen = trainable.frozen(encoders)
     for module in frozen:
         module.requires_grad_(False)
@@ -161,18 +246,20 @@ def _optimise(
         groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True, weight_decay=0.0
     )
     peak = [group["lr"] for group in optimiser.param_groups]
-    objective, optimiser = fabric.setup(_Objective(trainable, encoders), optimiser)
+    objective, optimiser = fabric.setup(_Objective(trainable, encoders, split), optimiser)
 
     first, history, best, best_loss = 0, [], None, math.inf
     checkpoint = context.resume / "last.ckpt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=fabric.device, weights_only=True)
+    if (state := _last_state(checkpoint, encoders, fabric.device)) is not None:
         encoders.load_state_dict(state["weights"])
         optimiser.load_state_dict(state["optimiser"])
         first, history = state["round"], state["history"]
         best, best_loss = state["best"], state["best_loss"]
         note = f"resumed after round {first} of {rounds}"
         context.progress(first * steps, rounds * steps, "updates", note)
+    elif checkpoint.exists():
+        note = "begun anew: the checkpoint that was left cannot be used"
+        context.progress(0, rounds * steps, "updates", note)
 
     total = rounds * steps
     for current in range(first, rounds):
@@ -201,12 +288,15 @@ def _optimise(
             trainable.after_step(encoders, step / total)
             running += value
             context.progress(step + 1, total, "updates", f"loss {value:.3f}")
-        measured = _validate(trainable, objective, validation, fabric.device)
+        # One process decides for all which round is the best.
+        measured = fabric.broadcast(_validate(trainable, objective, validation, fabric.device))
         history.append({"training": running / steps, **measured})
         better = measured["validation"] < best_loss or best is None
         best_loss = min(best_loss, measured["validation"])
         if better or recipe.keep == "last":
             best = {k: v.detach().cpu().clone() for k, v in encoders.state_dict().items()}
+        if not fabric.is_global_zero:
+            continue
         state = {
             "round": current + 1,
             "weights": encoders.state_dict(),
@@ -218,8 +308,28 @@ def _optimise(
         buffer = io.BytesIO()
         # Into memory first: torch's own writer reports a full disk as a RuntimeError.
         torch.save(state, buffer)
-        _write(checkpoint, buffer.getbuffer())
+        content = buffer.getbuffer()
+        _write(checkpoint, hashlib.sha256(content).digest(), content)
     return best, history
+
+
+def _last_state(
+    checkpoint: Path, encoders: Encoders, device: torch.device
+) -> dict[str, Any] | None:
+    """Return what training goes on from; None without a checkpoint that can be used.
+
+    torch reads a damaged checkpoint without a word in most cases, hence the checksum in front. One
+    that another version has left may lack something, or hold other weights.
+    """
+    content = memoryview(checkpoint.read_bytes() if checkpoint.exists() else b"")
+    checksum, saved = content[:CHECKSUM], content[CHECKSUM:]
+    if hashlib.sha256(saved).digest() != checksum:
+        return None
+    state = torch.load(io.BytesIO(saved), map_location=device, weights_only=True)
+    shapes = {name: value.shape for name, value in encoders.state_dict().items()}
+    if {name: value.shape for name, value in state["weights"].items()} != shapes:
+        return None
+    return state if state.keys() == STATE else None
 
 
 def _rounds_since_best(history: list[dict[str, float]]) -> int:
@@ -358,11 +468,11 @@ def _reseed(*parts: Any) -> None:
     torch.manual_seed(_seed(*parts))
 
 
-def _write(path: Path, content: bytes | memoryview) -> None:
+def _write(path: Path, *parts: bytes | memoryview) -> None:
     """Replace a file in one step: a kill leaves the old one or the new one."""
     partial = path.with_suffix(path.suffix + ".partial")
     with partial.open("wb") as file:
-        file.write(content)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

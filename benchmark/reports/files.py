@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+DRAFT = ".draft"
+
 
 def grouped(digest: str) -> str:
     """Return a digest as rows hold it, in groups of six.
@@ -49,22 +51,30 @@ def dumps(file: Mapping[str, Any]) -> str:
 def turn(folder: Path) -> Iterator[None]:
     """Wait for the folder's lock and hold it, so that processes change its files one by one.
 
-    The folder itself is locked: no lock file is left behind among what is published.
+    The folder itself is locked: no lock file is left behind among what is published, and what a
+    killed process has left half-written is removed.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for draft in Path(folder).glob(f".*{DRAFT}"):
+            draft.unlink()
         yield
     finally:
         os.close(descriptor)
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a whole file or nothing: readers see the old one until the new one is complete."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a whole file or nothing: readers see the old one until the new one is complete.
+
+    Where processes take turns in a folder, whoever writes there without one may lose its draft.
+    """
+    descriptor, temporary = tempfile.mkstemp(DRAFT, f".{path.name}.", path.parent)
     try:
         with os.fdopen(descriptor, "wb") as f:
             f.write(content.encode() if isinstance(content, str) else content)
+            f.flush()
+            os.fsync(f.fileno())  # or a power cut could leave the name without the content
         Path(temporary).chmod(0o644)  # mkstemp's files are private, published ones are not
         Path(temporary).replace(path)
     except BaseException:

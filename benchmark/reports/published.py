@@ -26,10 +26,15 @@ KINDS = (REPRODUCIBLE, QUOTED, ARCHITECTURE, CHANCE)
 
 @dataclass(frozen=True)
 class Remark:
-    """A footnote; ``compare`` is False where the two numbers must not be set against each other."""
+    """A footnote.
+
+    ``compare`` is False where the two numbers must not be set against each other, ``order`` where
+    the published one must not even be put above or below another of its table.
+    """
 
     text: str
     compare: bool = True
+    order: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,11 @@ class Line:
         """Whether a difference means anything."""
         return all(remark.compare for remark in self.remarks)
 
+    @property
+    def order(self) -> bool:
+        """Whether being above or below another number of the same table means anything."""
+        return self.kind == REPRODUCIBLE and all(remark.order for remark in self.remarks)
+
     def members(self, task: Task) -> tuple[str, ...]:
         """Return the targets whose mean it is."""
         if self.group:
@@ -135,7 +145,7 @@ class Table:
 
     ``rows`` and ``columns`` name the columns of ``published.csv`` that tell printed rows and
     columns apart, ``blocks`` the printed targets of each part. ``groups``: a model of the paper
-    learns a whole group of targets.
+    learns a whole group of targets. ``proposed``: the harmonised method for what it proposes.
     """
 
     name: str
@@ -146,6 +156,7 @@ class Table:
     blocks: tuple[tuple[str, ...], ...]
     groups: bool
     lines: tuple[Line, ...]
+    proposed: str = ""
 
     def parts(self) -> list[tuple[Line, ...]]:
         """Return the lines of each printed part."""
@@ -183,6 +194,7 @@ def tables() -> dict[str, Table]:
                 columns=tuple(table["columns"]),
                 blocks=tuple(map(tuple, table.get("blocks", ()))),
                 groups=table.get("groups", False),
+                proposed=paper["proposed"],
                 lines=lines,
             )
     if sum(len(table.lines) for table in found.values()) != len(printed):
@@ -217,15 +229,16 @@ def _line(
         title=target.get("title", printed["target"]),
         metric=metric,
         factor=factor,
-        remarks=tuple(
-            Remark(remark["text"], remark.get("compare", True))
-            for remark in paper["remark"]
-            if _fits(remark, printed)
-        ),
+        remarks=tuple(_remark(remark) for remark in paper["remark"] if _fits(remark, printed)),
         people=test.get("people", {}).get(printed["task"], 0),
         positives=test.get("positives", {}).get(printed["target"], 0),
         seeds=test.get("seeds", 0),
     )
+
+
+def _remark(rule: Mapping[str, Any]) -> Remark:
+    compare = rule.get("compare", True)
+    return Remark(rule["text"], compare, rule.get("order", compare))
 
 
 def _fits(rule: Mapping[str, Any], printed: Mapping[str, str]) -> bool:

@@ -57,6 +57,8 @@ RUN_FIELDS = (
     "device",
     "git_sha",
 )
+# Not done here: the store may hold less than was recorded.
+REPAIR = "take it back from git, or remove it and run the same command again"
 OK, NOT_ESTIMABLE = "ok", "not estimable"
 ONE_CHECKPOINT = "one checkpoint"
 MINIMUM_POSITIVES = 10  # no interval below
@@ -438,9 +440,9 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         file = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a rows file: {error}") from None
+        raise UserError(f"{path} is not a rows file: {error}; {REPAIR}") from None
     if not isinstance(file, dict) or not {*FILE_FIELDS, "rows", "versus"} <= file.keys():
-        raise UserError(f"{path} is not a rows file: fields are missing")
+        raise UserError(f"{path} is not a rows file: fields are missing; {REPAIR}")
     return file
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BOARDS = ROOT / "leaderboards" / "simulated-tiny"
+SHOWN = ROOT / "leaderboards" / "README.md"
 SECTIONS = {
     "Methods": method_pages.pages,
     "Tasks": task_pages.pages,
@@ -38,12 +40,21 @@ def on_files(files: Files, *, config: Any) -> Files:
     """Hand the pages over, and the boards' own pages beside them."""
     for path, text in _made.items():
         files.append(File.generated(config, path, content=text))
+    files.append(File.generated(config, "boards/shown.md", content=_shown()))
     for page in sorted(BOARDS.glob("*.html")):
         files.append(File.generated(config, f"boards/{page.name}", abs_src_path=str(page)))
     for picture in sorted(BOARDS.glob("pictures/*.*")):
         place = f"boards/pictures/{picture.name}"
         files.append(File.generated(config, place, abs_src_path=str(picture)))
     return files
+
+
+def _shown() -> str:
+    """Return the boards' own page, its links leading to the site's pages."""
+    text = SHOWN.read_text(encoding="utf-8").replace("](../docs/", "](../")
+    text = re.sub(r"\]\(simulated-tiny/[\w-]+\.md\)", "](index.html)", text)
+    # What is no part of the site stays a name.
+    return re.sub(r"\[([^]]+)\]\((?!\.\./|index\.html)[^)]+\)", r"\1", text)
 
 
 def _with(entry: Any, heading: str, pages: list[str]) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmark.api import Context, Trainable, UserError
 from benchmark.engine.lease import Lease
 from benchmark.engine.progress import Reporter
-from benchmark.engine.store import Claim, Store
+from benchmark.engine.store import ArtifactError, Claim, Marks, ReplacedArtifactError, Store
 from benchmark.stage import Stage, topological
 
 Train = Callable[[Trainable, Context], None]
@@ -57,6 +57,7 @@ class StageContext:
         self._lease: Lease = claim.lease
         self.workers = claim.lease.threads  # no more than it was given
         self._train, self._device, self._reporter = train, device, reporter
+        self._opened: dict[Stage, Marks] = {}
 
     @functools.cached_property
     def device(self) -> str:
@@ -88,7 +89,24 @@ class StageContext:
             raise ValueError(
                 f"{self._stage.label} opens {stage.label}, which is not among its inputs"
             )
-        return self._store.open(stage)
+        folder = self._store.open(stage)
+        self._opened.setdefault(stage, self._store.marks(stage))
+        return folder
+
+    def unusable_inputs(self) -> Iterator[ArtifactError]:
+        """Yield what is wrong with inputs since they were opened.
+
+        A file that changes after it was verified is read without an error, above all where it is
+        mapped into memory.
+        """
+        for stage, marks in self._opened.items():
+            try:
+                self._store.open(stage)
+            except ArtifactError as error:
+                yield error
+            else:
+                if self._store.marks(stage) != marks:
+                    yield ReplacedArtifactError(stage.digest, "")
 
     def progress(self, done: float, total: float, unit: str = "", note: str = "") -> None:
         """Report how far the work is; raises `LeaseLostError` after a take-over."""

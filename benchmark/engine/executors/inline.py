@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmark.api import UserError
+from benchmark.api import Trainable, UserError
 from benchmark.engine.executors.context import (
     StageContext,
     Train,
@@ -21,7 +21,7 @@ from benchmark.engine.lease import LeaseLostError
 from benchmark.engine.plan import by_urgency
 from benchmark.engine.progress import Outcome, Report, Reporter
 from benchmark.engine.provenance import PeakMemory, provenance, usable_cores
-from benchmark.engine.store import ArtifactError, Claim, Store
+from benchmark.engine.store import ArtifactError, Claim, ReplacedArtifactError, Store
 from benchmark.privacy import mask
 from benchmark.stage import Stage, topological
 
@@ -239,7 +239,7 @@ class _Run:
         except OSError as error:
             if store.is_full([error]):
                 raise store.full() from None
-            raise
+            raise store.unusable(error) from None
         return True
 
     def _failed_elsewhere(self, stage: Stage) -> bool:
@@ -267,6 +267,8 @@ class _Run:
                 started = time.perf_counter()
                 stage.run(context)
                 seconds = time.perf_counter() - started
+            if error := self._unusable(context):
+                raise error
             claim.commit(
                 seconds,
                 peak_memory_bytes=memory.bytes,
@@ -277,12 +279,24 @@ class _Run:
             )
         except BaseException as error:  # SystemExit too: a library must not end the whole run
             self._reporter.stop()
-            self._handle(stage, claim, error)
+            self._handle(stage, claim, error, context)
         else:
             self._reporter.finish(seconds)
             self._settle(stage, self.report.ran, seconds)
 
-    def _handle(self, stage: Stage, claim: Claim, error: BaseException) -> None:
+    def _unusable(self, context: StageContext) -> ArtifactError | None:
+        """Return why what a stage has read cannot be trusted, if so.
+
+        A file system may give one file several inodes, so being replaced counts once.
+        """
+        for error in context.unusable_inputs():
+            if not isinstance(error, ReplacedArtifactError) or not self._rebuilt[error.digest]:
+                return error
+        return None
+
+    def _handle(
+        self, stage: Stage, claim: Claim, error: BaseException, context: StageContext
+    ) -> None:
         """Tell a failure of the stage from what only looks like one."""
         causes = list(_causes(error))
         if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
@@ -293,7 +307,11 @@ class _Run:
             self._reporter.line(f"{stage.label} was taken over by another process")
             return
         unusable = next((cause for cause in causes if isinstance(cause, ArtifactError)), None)
+        # Whatever was raised may come from an input that was damaged after it had been opened.
+        unusable = unusable or self._unusable(context)
         if unusable is not None and self._rebuilt[unusable.digest] < REBUILDS:
+            # An attempt that has read what was damaged may have left its mark there.
+            claim.start_over()
             self._rebuild(stage, unusable)
             return
         if self._store.is_full(causes):
@@ -303,6 +321,15 @@ class _Run:
                 traceback.clear_frames(cause.__traceback__)
             claim.close()
             raise self._store.full() from None
+        # A training finds out by itself, and has more to lose where the fault is another. What has
+        # failed before did not fail on what a killed attempt left.
+        poisoned = claim.resumed and self._store.failure(stage.digest) is None
+        if poisoned and not isinstance(stage, Trainable):
+            claim.start_over()
+            self._reporter.line(
+                f"{stage.label} fails on what an earlier attempt has left; it begins anew"
+            )
+            return
         # What the user can put right is one line; anything else needs its traceback.
         brief = isinstance(error, UserError)
         text = f"{error}" if brief else "".join(traceback.format_exception(error))
@@ -316,12 +343,21 @@ class _Run:
         stage = next(s for s in topological(reader.inputs) if s.digest == digest)
         what = f"{stage.label} ({digest[:12]})"
         how = f"is damaged ({mask(unusable.file)})" if self._store.has(digest) else "is gone"
-        self._reporter.line(f"{what}, which {reader.label} reads, {how}; it is made again")
+        if isinstance(unusable, ReplacedArtifactError):
+            how, then = "was replaced meanwhile", "that stage begins anew"
+        else:
+            then = "it is made again"
+        self._reporter.line(f"{what}, which {reader.label} reads, {how}; {then}")
         self._rebuilt[digest] += 1
         self._deeper.setdefault(reader.digest, set()).add(digest)
         self._store.quarantine(digest)
         self.report.found = [found for found in self.report.found if found.digest != digest]
-        self._pending = {s.digest: s for s in self._store.missing([stage])} | self._pending
+        lost = self._store.missing([stage])
+        if not all(self._share.takes(stage) for stage in lost):
+            # Those who make such stages may have left: whoever started us all has to.
+            self._settle(reader, self.report.blocked, message=f"needs {stage.label}")
+            return
+        self._pending = {s.digest: s for s in lost} | self._pending
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -25,12 +25,12 @@ from tempfile import TemporaryDirectory
 
 from benchmark.api import UserError
 from benchmark.engine.executors.context import Train, torch_device
-from benchmark.engine.executors.inline import mend
+from benchmark.engine.executors.inline import REBUILDS, mend
 from benchmark.engine.executors.worker import STOP_SECONDS, position
 from benchmark.engine.plan import write_plan
 from benchmark.engine.progress import Outcome, Report, Reporter
 from benchmark.engine.provenance import usable_cores
-from benchmark.engine.store import Store
+from benchmark.engine.store import ArtifactError, Store
 from benchmark.stage import Stage, topological
 
 DEATHS = 3
@@ -47,6 +47,7 @@ def execute(
     device: str = "auto",
     workers: int | None = None,
     reporter: Reporter | None = None,
+    devices: int = 1,
 ) -> Report:
     """Bring the targets into the store with several processes.
 
@@ -69,6 +70,8 @@ def execute(
         since most stages keep two busy.
     reporter
         Where lines are printed; by default stderr.
+    devices
+        How many devices share the training of one stage.
 
     Returns
     -------
@@ -84,24 +87,47 @@ def execute(
     """
     reporter = reporter or Reporter()
     started = time.monotonic()
-    seats = _seats(device, workers)
+    seats = _seats(device, workers, devices)
     store.tidy()
     mend(targets, store, reporter)
     missing = store.missing(targets)
     tried = frozenset(failure["token"] for failure in store.failures())
     if missing:
-        with TemporaryDirectory(prefix="ecgcmr-") as folder:
-            plan = Path(folder) / "plan.json"
-            write_plan(plan, missing, tried)
-            crew = _Crew(plan, missing, store, reporter, workers or usable_cores())
-            try:
-                crew.work(seats)
-            except KeyboardInterrupt:
-                reporter.line("interrupted: finished stages are kept, and the same command goes on")
-                raise
+        try:
+            _work(targets, store, seats, tried, reporter, workers or usable_cores())
+        except KeyboardInterrupt:
+            reporter.line("interrupted: finished stages are kept, and the same command goes on")
+            raise
     report = outcomes(targets, missing, store, tried)
     reporter.summary(report, time.monotonic() - started)
     return report
+
+
+def _work(
+    targets: Sequence[Stage],
+    store: Store,
+    seats: Sequence[_Seat],
+    tried: frozenset[str],
+    reporter: Reporter,
+    most: int,
+) -> None:
+    """Have a crew make what is missing, and another what turned out damaged meanwhile.
+
+    A worker of one kind that finds such a stage of the other leaves it: who makes that kind may
+    have nothing to do any more and be gone.
+    """
+    with TemporaryDirectory(prefix="ecgcmr-") as folder:
+        plan = Path(folder) / "plan.json"
+        for _ in range(REBUILDS + 1):
+            missing = store.missing(targets)
+            failed = any(failure["token"] not in tried for failure in store.failures())
+            if not missing or failed:
+                return
+            write_plan(plan, missing, tried)
+            crew = _Crew(plan, missing, store, reporter, most)
+            crew.work(seats)
+            if crew.short:
+                return
 
 
 def accelerators(device: str = "auto") -> list[dict[str, str]]:
@@ -141,7 +167,9 @@ def outcomes(
     for stage in topological(targets):
         if store.has(stage.digest):
             if stage.digest in todo:
-                seconds = store.manifest(stage.digest, keep=False)["seconds"]
+                seconds = 0.0
+                with contextlib.suppress(ArtifactError):  # whoever reads it makes it again
+                    seconds = store.manifest(stage.digest, keep=False)["seconds"]
                 report.ran.append(Outcome(stage.label, stage.digest, seconds))
             else:
                 report.found.append(Outcome(stage.label, stage.digest))
@@ -168,16 +196,23 @@ class _Seat:
     device: str
     kind: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    devices: int = 1
 
 
-def _seats(device: str, workers: int | None) -> list[_Seat]:
+def _seats(device: str, workers: int | None, devices: int = 1) -> list[_Seat]:
     if device not in ("auto", "cpu"):
         torch_device(device)  # before hours of work, not after
     found = accelerators(device)
-    seats = [_Seat("auto" if device == "auto" else device, "device", names) for names in found]
+    seats = []
+    for first in range(0, len(found) - devices + 1, devices):
+        names: dict[str, str] = {}
+        for own in found[first : first + devices]:
+            names = {key: f"{names[key]},{own[key]}" if names else own[key] for key in own}
+        seats.append(_Seat("auto" if device == "auto" else device, "device", names, devices))
     kind = "cpu" if seats else ""
     number = workers or max(1, usable_cores() // 2)
-    return seats + [_Seat("cpu", kind, {"CUDA_VISIBLE_DEVICES": ""} if seats else {})] * number
+    environment = {"CUDA_VISIBLE_DEVICES": ""} if seats else {}
+    return seats + [_Seat("cpu", kind, environment, 1 if seats else devices)] * number
 
 
 @dataclass(eq=False)
@@ -203,6 +238,8 @@ class _Crew:
         self._idle_deaths = 0
         self._said: queue.SimpleQueue[tuple[_Worker, str | None]] = queue.SimpleQueue()
         self._running: list[_Worker] = []
+        self.short = False
+        """Whether a worker was not replaced."""
 
     def work(self, seats: Sequence[_Seat]) -> None:
         """Run workers until each has found nothing more to do."""
@@ -229,6 +266,7 @@ class _Crew:
         command = [sys.executable, "-P", "-m", "benchmark", "stage", str(self._plan), "--driven"]
         command += ["--device", seat.device, "--workers", str(self._most)]
         command += ["--only", seat.kind] if seat.kind else []
+        command += ["--devices", str(seat.devices)] if seat.devices > 1 else []
         # Modules are found as they were here, wherever the command was started.
         path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
         here = {"ECGCMR_STORE": str(self._store.root), "PYTHONPATH": path}
@@ -292,6 +330,7 @@ class _Crew:
             self._idle_deaths += 1
             if code > 0 or self._idle_deaths > IDLE_DEATHS:
                 self._reporter.line(f"a worker {how}; it is not replaced")
+                self.short = True
                 return
             self._reporter.line(f"a worker {how}; another takes its place")
         else:

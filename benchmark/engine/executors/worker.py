@@ -13,6 +13,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from benchmark.engine.lease import Holder
 from benchmark.engine.progress import BRIEF_SECONDS, Report, Reporter
@@ -63,6 +65,33 @@ def attach() -> Relay:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_watch, name="lifeline", daemon=True).start()
     return Relay(stream)
+
+
+@contextlib.contextmanager
+def orderly_end() -> Iterator[None]:
+    """Let the signals by which batch systems announce the end do what Ctrl-C does, once.
+
+    Killed at once, a worker would leave a lease that workers on other machines wait for. SIGTERM
+    announces preemption and cancelling, SIGUSR2 (from submitit) that time is up; both may come.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which alone is told of signals
+        return
+    numbers, owner = (signal.SIGTERM, signal.SIGUSR2), os.getpid()
+
+    def interrupt(number: int, _: Any) -> None:
+        if os.getpid() != owner:  # forked, and ended so by the pool that it is part of
+            os._exit(128 + number)
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _watch() -> None:

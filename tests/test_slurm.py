@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from steps import Deadly, Device, Failing, Pooled, Resumed, Step, Wide, journal
+from sweeps import slurm_is_here, sweep
+
+from benchmark.api import UserError
+from benchmark.cli import main
+from benchmark.engine.executors import inline, jobs, slurm
+from benchmark.engine.executors.commands import bundles
+from benchmark.engine.executors.resources import Resources, Settings, _minutes
+from benchmark.engine.progress import Reporter
+from benchmark.engine.store import Store
+from benchmark.stage import topological
+from benchmark.status import status
+from benchmark.status import text as status_text
+
+with_slurm = pytest.mark.skipif(
+    not slurm_is_here(), reason="there is no SLURM of .ci/slurm here (Debian, as root, starts one)"
+)
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("ECGCMR_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(slurm, "POLL_SECONDS", (0.2, 0.5))
+    yield Store()
+    left = [job["job"] for job in jobs.queued(Store())]
+    if left:
+        subprocess.run(["scancel", *left], check=True)
+
+
+@pytest.fixture
+def notes(tmp_path):
+    path = tmp_path / "journal"
+    path.touch()
+    return str(path)
+
+
+def do(store, *targets, **settings):
+    stream = io.StringIO()
+    settings = {"device": "cpu", "reporter": Reporter(stream), **settings}
+    return slurm.execute(targets, store, **settings), stream.getvalue()
+
+
+def value(store, stage):
+    return int((Store(store.root).open(stage) / "value").read_text())
+
+
+def tangle(notes, count=4, seconds=0.2):
+    """Return a stage that stands on several others that stand on one."""
+    base = Step(key="base", journal=notes)
+    middle = [
+        Step(key=f"m{n}", journal=notes, terms=(base,), seconds=seconds) for n in range(count)
+    ]
+    return Step(key="top", journal=notes, terms=tuple(middle))
+
+
+def keys(notes):
+    return sorted(note["key"] for note in journal(notes))
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def at_work(store):
+    """Return the processes that are at work on a stage."""
+    holders = (store.holder(digest) for digest in store.held())
+    return [holder.pid for holder in holders if holder is not None]
+
+
+# ------------------------------------------------------------------------------- what is run
+
+
+@with_slurm
+def test_jobs_make_everything_once_and_report_as_inline_does(store, notes, tmp_path):
+    (tmp_path / "obstacle").touch()
+    bad = Failing(key="bad", journal=notes, obstacle=str(tmp_path / "obstacle"))
+    blocked = Step(key="blocked", journal=notes, terms=(bad,))
+    top = tangle(notes)
+    there, text = do(store, top, blocked)
+    assert value(store, top) == 9
+    assert keys(notes) == sorted([*(s.key for s in topological([top])), "bad"])
+    assert os.getpid() not in {note["pid"] for note in journal(notes)}
+    assert "submitted 3 jobs for 8 stages" in text
+    assert "step bad failed: RuntimeError: an obstacle" in text
+    assert not there.ok
+    assert not there.queued
+    here = inline.execute([top, blocked], Store(tmp_path / "inline"), train=None, device="cpu")
+    for kind in ("ran", "found", "failed", "blocked"):
+        named = [
+            {(outcome.digest, outcome.label, outcome.message) for outcome in getattr(report, kind)}
+            for report in (here, there)
+        ]
+        assert named[0] == named[1], kind
+
+
+@with_slurm
+def test_who_comes_back_finds_the_jobs_and_a_job_whose_time_is_up_goes_on(store, notes):
+    step = Resumed(key="long", journal=notes, seconds=2.5)
+    report, text = do(store, step, detach=True)
+    assert report.ok
+    assert [outcome.label for outcome in report.queued] == ["step long"]
+    assert "scancel" in text
+    (queued,) = jobs.queued(store)
+    assert queued["stages"] == [step.digest]
+    assert f"SLURM's jobs {queued['job']}: 1 " in status_text(status(store))
+    wait_for(lambda: list(store.root.glob("work/*/resume/step")))
+    (worker,) = at_work(store)
+    subprocess.run(["scancel", "--signal=USR2", queued["job"]], check=True)  # time is nearly up
+    wait_for(lambda: not psutil.pid_exists(worker))
+    assert not list(store.held()), "it has given its stage back"
+    report, text = do(store, step)
+    assert "SLURM has 1 jobs for this already" in text
+    assert "submitted" not in text
+    assert report.ok
+    first, second = (note["first"] for note in journal(notes))
+    assert first == 0 < second
+    assert not list((store.root / "slurm").iterdir()), "files of what is done are removed"
+
+
+@with_slurm
+def test_what_slurm_refuses_is_said(store, notes):
+    step = Step(key="one", journal=notes)
+    with pytest.raises(UserError, match=r"SLURM refuses the job: .*feature"):
+        do(store, step, options=["constraint=none-such"])
+    with pytest.raises(UserError, match="no partition 'none-such'"):
+        do(store, step, options=["partition=none-such"])
+    assert not list((store.root / "slurm").glob("*"))
+
+
+# ------------------------------------------------------------------------------ what goes wrong
+
+
+@pytest.mark.nightly
+@with_slurm
+def test_ctrl_c_leaves_the_jobs(store, notes, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    stream = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(slurm._Watch, "_wait", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            slurm.execute([tangle(notes)], store, device="cpu", reporter=Reporter(stream))
+    assert "interrupted: SLURM goes on without this command" in stream.getvalue()
+    wait_for(lambda: store.has(tangle(notes).digest))
+    report, _ = do(store, tangle(notes))
+    assert [len(report.ran), len(report.found)] == [0, 6]
+
+
+@pytest.mark.nightly
+@with_slurm
+def test_a_lost_job_takes_no_other_with_it(store, notes):
+    # Its worker is killed in its own job, and in the one after it, which needs it and makes it.
+    deadly = Deadly(key="deadly", journal=notes, times=2)
+    beside = Wide(key="beside", journal=notes, seconds=0.2)
+    top = Step(key="top", journal=notes, terms=(deadly, beside))
+    report, text = do(store, top)
+    assert report.ok
+    assert value(store, top) == 3
+    assert keys(notes).count("deadly") == 4, "two deaths, one go, and the note of it"
+    assert keys(notes).count("beside") == 1
+    assert "has ended without step deadly: once more" in text
+
+
+@pytest.mark.nightly
+@with_slurm
+def test_a_stage_that_costs_every_job_fails(store, notes):
+    deadly = Deadly(key="deadly", journal=notes, times=99)
+    top = Step(key="top", journal=notes, terms=(deadly,))
+    report, text = do(store, deadly, top)
+    assert [outcome.label for outcome in report.failed] == ["step deadly"]
+    assert "has ended without it, as 3 have" in report.failed[0].message
+    assert [outcome.label for outcome in report.blocked] == ["step top"]
+    # Each time a job asks for twice as much, since that is what is mostly missing.
+    assert text.index("30 min") < text.index("60 min") < text.index("120 min")
+
+
+@pytest.mark.nightly
+@with_slurm
+def test_a_cancelled_job_is_not_submitted_again(store, notes):
+    step = Step(key="slow", journal=notes, seconds=60)
+    do(store, step, detach=True)
+    wait_for(lambda: at_work(store))
+    (queued,) = jobs.queued(store)
+    subprocess.run(["scancel", queued["job"]], check=True)
+    report, _ = do(store, step)
+    assert [outcome.label for outcome in report.failed] == ["step slow"]
+    assert "(cancelled) was ended by somebody" in report.failed[0].message
+    assert not list(store.held())
+
+
+@pytest.mark.nightly
+@with_slurm
+def test_a_node_that_is_lost_mid_job(store, notes):
+    step = Step(key="slow", journal=notes, seconds=8)
+    do(store, step, detach=True)
+    wait_for(lambda: at_work(store))
+    (worker,) = at_work(store)
+    # All there is of the node dies at once, as when its power fails.
+    daemon = psutil.Process(int(Path("/run/slurmd.pid").read_text()))
+    steps = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "slurmstepd"]
+    tree = [child for step in steps for child in step.children(recursive=True)]
+    assert worker in {process.pid for process in tree}
+    for process in (daemon, *steps, *tree):
+        process.kill()
+    wait_for(
+        lambda: subprocess.run(["sinfo", "-ho", "%t"], capture_output=True).stdout[:4] == b"down"
+    )
+    subprocess.run(["slurmd"], check=True)
+    report, _ = do(store, step)
+    assert report.ok
+    assert value(store, step) == 1
+    assert len(journal(notes)) == 1, "the lost attempt had not come to its end"
+
+
+@pytest.mark.nightly
+@with_slurm
+def test_a_job_that_is_preempted_goes_on_later(store, notes):
+    step = Resumed(key="slow", journal=notes, seconds=5.0)
+    do(store, step, detach=True)
+    wait_for(lambda: list(store.root.glob("work/*/resume/step")))
+    urgent = ["--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 1"]
+    subprocess.run(["sbatch", *urgent], check=True)
+    report, text = do(store, step)
+    assert report.ok
+    assert "submitted" not in text
+    first, second = (note["first"] for note in journal(notes))
+    assert first == 0 < second
+
+
+@pytest.mark.nightly
+@with_slurm
+def test_time_that_runs_out_is_followed_by_more(store, notes):
+    # SLURM gives notice 90 s before the two minutes are over, give or take half a minute.
+    step = Resumed(key="slow", journal=notes, seconds=100.0)
+    report, _ = do(store, step, options=["time=2"])
+    assert report.ok
+    firsts = [note["first"] for note in journal(notes)]
+    assert len(firsts) > 1
+    assert firsts == sorted(set(firsts))
+
+
+@pytest.mark.nightly
+@with_slurm
+def test_boards_are_the_inline_executors(ecgcmr, tmp_path):
+    made = sweep(ecgcmr, tmp_path, "random-init", "retrieval", 1, ["inline", "slurm"])
+    assert made["slurm"] == made["inline"]
+
+
+# ------------------------------------------------------------------- what needs no SLURM to try
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Make programs that say what SLURM's would."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def make(name, said="", code=0):
+        path = folder / name
+        path.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\nexit {code}\n")
+        path.chmod(0o755)
+
+    return make
+
+
+GPU_NODES = "gpu*|64|256000|1-00:00:00|gpu:a100:4\nlong|128+|512000|infinite|(null)"
+
+
+def asked(programs, store, wave, options=(), device="auto", lost=None, nodes=GPU_NODES):
+    programs("sinfo", nodes)
+    (jobs_of_wave,) = bundles(wave, store)
+    resources = Resources(Settings.parse(options), device)
+    return {
+        tuple(stage.key for bundle in group for stage in bundle.stages): asked
+        for asked, group in resources.grouped(jobs_of_wave, lost or {})
+    }
+
+
+def test_jobs_ask_for_what_their_stages_need(store, programs):
+    wave = [Step(key="small"), Wide(key="wide"), Pooled(key="pool"), Device(key="train")]
+    found = asked(programs, store, wave, ["device.time=2:00:00", "cpu.partition=long", "qos=low"])
+    assert [found[(key,)].cpus for key in ("small", "wide", "pool", "train")] == [1, 2, 8, 1]
+    small, train = found[("small",)], found[("train",)]
+    assert small.options == {"cpus_per_task": 1, "mem": "4G", "partition": "long", "qos": "low"}
+    assert small.worker[:2] == ["--device", "cpu"]
+    assert "--only" in small.worker, "nothing is trained where no GPU was asked for"
+    assert train.options == {"cpus_per_task": 1, "mem": "16G", "gres": "gpu:1", "qos": "low"}
+    assert train.worker == ["--device", "cuda", "--workers", "1"]
+    assert [small.minutes, train.minutes] == [30, 120]
+
+
+def test_jobs_without_a_gpu_make_everything(store, programs):
+    wave = [Step(key="small"), Device(key="train")]
+    for settings in ({"device": "cpu"}, {"nodes": "all*|4|7000|infinite|(null)"}):
+        found = asked(programs, store, wave, **settings)
+        for one in found.values():
+            assert not {"gres", "gpus"} & one.options.keys()
+            assert "--only" not in one.worker
+
+
+def test_long_work_and_work_that_was_lost_ask_for_more_within_the_partition(store, programs):
+    hours = [Step(key=f"h{n}", seconds=3600.0 * n) for n in (1, 2, 20)]
+    found = asked(programs, store, hours)
+    minutes = [found[(f"h{n}",)].minutes for n in (1, 2, 20)]
+    assert minutes == [240, 480, 24 * 60], "three times as long, in steps of two, at most a day"
+    step = Step(key="lost")
+    for lost, memory in ((1, "8G"), (2, "16G"), (9, "250G")):
+        (one,) = asked(programs, store, [step], lost={step.digest: lost}).values()
+        assert one.options["mem"] == memory
+    (one,) = asked(programs, store, [step], ["mem=1G"], lost={step.digest: 2}).values()
+    assert one.options["mem"] == "1G", "as the user says"
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("90:30", 91), ("1:30:00", 90), ("2-12", 3600), ("2-0:30", 2910), ("0:10", 1)],
+)
+def test_times_are_read_as_slurm_does(text, minutes):
+    assert _minutes(text) == minutes
+
+
+@pytest.mark.parametrize(
+    "option", ["array=1-3", "gpu.mem=4G", "Mem 4", "mem=", "time=soon", "--output=x", "=3"]
+)
+def test_options_that_are_none_are_refused(option):
+    with pytest.raises(UserError, match=r"--slurm|no time of SLURM"):
+        Settings.parse([option])
+
+
+def test_a_scheduler_that_does_not_answer_has_lost_nothing(store, programs):
+    programs("squeue", code=1)
+    assert jobs.states() is None
+    programs("squeue", "7_1|RUNNING|None|ecgcmr-a\n8|PENDING|a|b|ecgcmr-c|d")
+    found = jobs.states()
+    assert found["ecgcmr-a", "7_1"] == jobs.State("RUNNING", "None")
+    submission = jobs.Submission(store.root / "slurm" / "a", jobs={"7_1": ["x"], "7_2": ["y"]})
+    assert list(submission.live(found)) == ["7_1"]
+    other = jobs.Submission(store.root / "slurm" / "b", jobs={"7_1": ["x"]})
+    assert not other.live(found), "an id that a cluster set up anew gives again is another job"
+
+
+def test_without_slurm_the_command_says_so(store, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="there is no SLURM here"):
+        do(store, Step(key="one"))
+    asked = ["run", "--method", "random-init", "--task", "retrieval", "--detach"]
+    assert main(asked) == 2
+    assert "add that, or leave them out" in capsys.readouterr().err
