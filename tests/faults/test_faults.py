@@ -208,6 +208,7 @@ def test_the_store_becomes_read_only(quiet, small_disk, executor):
 
 
 @pytest.mark.parametrize("executor", ["inline", pytest.param("local", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
 def test_the_store_is_moved_away_and_back(quiet, tmp_path, executor):
     sweep = Sweep(tmp_path, ["grains", *HOW[executor]], GRAINS)
     process = sweep.start()
