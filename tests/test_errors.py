@@ -11,12 +11,12 @@ import pytest
 
 from benchmark.cli import main, parser
 
-PLAIN = {"new", "show", "boards", "golden", "simulate", "completion", "prepare"}
-"""Commands whose result is a file that they write and name, or a script."""
+PLAIN = {"new", "show", "boards", "golden", "simulate", "completion", "prepare", "store"}
+"""Commands whose result is a file that they write and name, or a script, or that have commands."""
 
 
 def commands():
-    """Every command with its parser; those of `prepare` by both words."""
+    """Every command with its parser; those below another by both words."""
 
     def walk(above, words):
         for action in above._actions:

@@ -14,14 +14,16 @@ from benchmark.cli.common import add_place, add_track, command, make_request, re
 if TYPE_CHECKING:
     from benchmark.engine.sync import Item, Journey
 
-EXAMPLES = """\
-examples:
+PUSH = """\
   ecgcmr store push /media/disk/results --all           everything that is finished here
   ecgcmr store push /media/disk/results --method ptacl --task phenotype
+"""
+PULL = """\
   ecgcmr store pull /media/disk/results                 on the other machine
   ecgcmr boards --method all                            there: rows and boards of what came
 """
-MORE = """\
+AFTERWARDS = """\
+
 Every file is compared with its checksum before and after. Nothing that is good at the other end is
 written again; what was interrupted goes on by the same command. A folder may also be somebody's
 whole store to pull from.
@@ -33,14 +35,14 @@ exit code: 0 all is there, 1 something is damaged or must not be carried, 2 aske
 def add(commands: Any) -> None:
     """Add the command."""
     purpose = "carry finished stages to another machine, through a folder"
-    store = command(commands, "store", _usage, purpose, examples=EXAMPLES)
+    store = command(commands, "store", _usage, purpose, examples="examples:\n" + PUSH + PULL)
     store.set_defaults(parser=store)
     ways = store.add_subparsers(title="commands", metavar="push|pull")
-    for name, text in (
-        ("push", "bring finished stages into a folder"),
-        ("pull", "bring the stages of a folder into this machine's store"),
+    for name, action, text, examples in (
+        ("push", _push, "bring finished stages into a folder", PUSH),
+        ("pull", _pull, "bring the stages of a folder into this machine's store", PULL),
     ):
-        way = command(ways, name, _push if name == "push" else _pull, text, examples=MORE)
+        way = command(ways, name, action, text, examples="examples:\n" + examples + AFTERWARDS)
         way.add_argument("folder", type=Path, metavar="DIR", help="disk, mounted bucket, ...")
         way.add_argument(
             "--all",
