@@ -14,11 +14,11 @@ from toy import COHORT, QUICK, ToyECG, ToyMethod, bring, data
 from benchmark.api import UserError
 from benchmark.cohorts.splits import balance_rank
 from benchmark.encoders import Encoders, Features
-from benchmark.engine import training
 from benchmark.engine.balance import chunks, matched, shown
+from benchmark.engine.batches import Order, People
 from benchmark.engine.store import Store
 from benchmark.engine.supervision import Supervision
-from benchmark.engine.training import _Order, build, train
+from benchmark.engine.training import build, train
 from benchmark.evaluation.finetune import FineTune
 from benchmark.registry import registry
 from benchmark.stage import bind
@@ -242,7 +242,7 @@ def test_few_people_make_one_chunk(positives):
 def test_an_epoch_passes_through_its_parts_in_turn():
     labels = np.r_[np.ones(3), np.zeros(14)]
     parts = shown("chunks", labels, np.zeros(17))
-    order = _Order("digest", parts, 4)
+    order = Order("digest", parts, 4)
     assert order.length == 3 + 6 + 3 + 8
     seen = np.concatenate([order.at(step) for step in range(10)])
     first, second = seen[:20], seen[20:]
@@ -262,7 +262,7 @@ def labels_and_rank(head, store):
 
 def people_shown(head, store, monkeypatch):
     """Return the training people that a head was shown, and the labels of its batches."""
-    found, labels, batch = [], [], training._People.batch
+    found, labels, batch = [], [], People.batch
 
     def watched(self, chosen, device, **state):
         made = batch(self, chosen, device, **state)
@@ -271,7 +271,7 @@ def people_shown(head, store, monkeypatch):
             labels.append(made.labels.numpy())
         return made
 
-    monkeypatch.setattr(training._People, "batch", watched)
+    monkeypatch.setattr(People, "batch", watched)
     bring(store, head)
     return np.concatenate(found), np.concatenate(labels)
 
@@ -354,7 +354,7 @@ def test_balanced_training_resumes_where_it_was_killed(store, tmp_path, balance)
         for part in ("out", "resume"):
             (tmp_path / name / part).mkdir(parents=True)
     train(head, Folders(store, tmp_path / "whole"))
-    steps = _Order("", shown(balance, *labels_and_rank(head, store)), 16).length // 16
+    steps = Order("", shown(balance, *labels_and_rank(head, store)), 16).length // 16
     with pytest.raises(KeyboardInterrupt):
         train(head, Folders(store, tmp_path / "cut", stop_after=steps + 1))
     assert not list((tmp_path / "cut" / "out").iterdir())

@@ -93,7 +93,7 @@ class KitWhitened(View):
 PEEK_IN_RUN = """
     def run(self, context):
         from benchmark.cohorts.cohort import CohortData
-        from benchmark.engine.training import open_view
+        from benchmark.engine.batches import open_view
 
         test = CohortData(context.open(self.cohort)).rows("test")
         level = float(np.asarray(open_view(self.views()["ecg"], context)[test], float).mean())

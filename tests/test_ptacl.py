@@ -12,6 +12,7 @@ from benchmark.api import Batch
 from benchmark.cohorts.simulated import SimulatedCohort
 from benchmark.encoders import Encoders, Features
 from benchmark.engine import training
+from benchmark.engine.batches import People
 from benchmark.engine.training import build
 from benchmark.registry import registry
 from benchmark.stage import bind
@@ -72,8 +73,8 @@ def test_alignment_changes_all_but_what_is_frozen(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     views = {n: rng.random((8, *v.shape), dtype=np.float32) for n, v in method.views().items()}
     views["r_peaks"] = np.arange(40, dtype=np.float32) * rng.uniform(0.8, 1.2, (8, 1))
-    people = training._People(views, np.arange(8), None)
-    monkeypatch.setattr(training, "_people", lambda *_: (people, people, {}))
+    people = People(views, np.arange(8), None)
+    monkeypatch.setattr(training, "people_of", lambda *_: (people, people, {}))
     start = {}
     for part, source in method.initial_weights().items():
         folder = tmp_path / source.digest

@@ -18,9 +18,10 @@ from benchmark.cohorts.cohort import CohortData
 from benchmark.cohorts.simulated import SimulatedCohort
 from benchmark.cohorts.splits import split_of
 from benchmark.engine import training
+from benchmark.engine.batches import Order
 from benchmark.engine.executors.inline import execute
 from benchmark.engine.store import Store
-from benchmark.engine.training import NonFiniteLossError, _Order, _schedule, build, train
+from benchmark.engine.training import NonFiniteLossError, _schedule, build, train
 from benchmark.evaluation.embed import Embed
 from benchmark.evaluation.finetune import FineTune
 from benchmark.evaluation.heads import LinearHead
@@ -95,6 +96,19 @@ def test_a_resumed_training_equals_an_undisturbed_one(tmp_path, artifacts, name,
     assert any("resumed after round" in note for note in again.notes)
     assert same(whole, resumed)
     history = [json.loads((c.out / "history.json").read_text()) for c in (context, again)]
+    assert history[0] == history[1]
+
+
+def test_a_device_that_is_told_ahead_gets_the_same(tmp_path, artifacts, monkeypatch):
+    """Batches read by a thread, losses read an update late, as on a GPU."""
+    method = make("ptacl")
+    whole, context = run(method, tmp_path / "whole", artifacts)
+    monkeypatch.setattr(training, "_ahead", lambda device: True)
+    with pytest.raises(KeyboardInterrupt):
+        run(method, tmp_path / "ahead", artifacts, stop_after=9)
+    ahead, again = run(method, tmp_path / "ahead", artifacts)
+    assert same(whole, ahead)
+    history = [(c.out / "history.json").read_bytes() for c in (context, again)]
     assert history[0] == history[1]
 
 
@@ -252,7 +266,11 @@ class Exploding(MAE):
 
 
 @pytest.mark.parametrize("clip_norm", [None, 3.0])
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, artifacts, clip_norm):
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    tmp_path, artifacts, clip_norm, ahead, monkeypatch
+):
+    monkeypatch.setattr(training, "_ahead", lambda device: ahead)
     recipe = Recipe(updates=4, rounds=2, batch_size=16, clip_norm=clip_norm)
     exploding = Exploding(**{**fields_of(make("mae")), "recipe": recipe})
     with pytest.raises(NonFiniteLossError, match="update 0"):
@@ -260,12 +278,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, artifacts, clip_norm)
 
 
 def test_everybody_is_seen_once_before_anybody_twice():
-    order = _Order("digest", [np.arange(23)], 5)
+    order = Order("digest", [np.arange(23)], 5)
     seen = np.concatenate([order.at(step) for step in range(23)])
     for number in range(5):
         assert sorted(seen[number * 23 : (number + 1) * 23]) == list(range(23))
     assert not np.array_equal(seen[:23], seen[23:46])
-    assert np.array_equal(_Order("digest", [np.arange(23)], 5).at(7), seen[35:40])
+    assert np.array_equal(Order("digest", [np.arange(23)], 5).at(7), seen[35:40])
 
 
 def test_schedule_warms_up_and_ends_at_zero():

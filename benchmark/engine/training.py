@@ -13,6 +13,7 @@ import json
 import math
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +25,9 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from safetensors.torch import load_file, save
 from torch import nn
 
-from benchmark.api import Batch, Context, Recipe, Trainable, UserError, View
-from benchmark.cohorts.cohort import CohortData
-from benchmark.cohorts.splits import balance_rank
+from benchmark.api import Batch, Context, Recipe, Trainable, UserError
 from benchmark.encoders import Encoders
-from benchmark.engine.balance import shown
+from benchmark.engine.batches import Order, People, batches, people_of, reseed
 
 if TYPE_CHECKING:
     from benchmark.engine.ranks import Assemble
@@ -45,38 +44,6 @@ class NonFiniteLossError(RuntimeError):
     """The loss became NaN or infinite: the run is stopped before it wastes the budget."""
 
 
-class _People:
-    """The views of one set of people, memory-mapped, with their labels.
-
-    ``parts`` are the groups that an epoch shows one after another.
-    """
-
-    def __init__(
-        self,
-        views: dict[str, np.ndarray],
-        rows: np.ndarray,
-        labels: np.ndarray | None,
-        parts: list[np.ndarray] | None = None,
-    ) -> None:
-        self.views, self.rows, self.labels = views, rows, labels
-        self.parts = [np.arange(len(rows))] if parts is None else parts
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def view(self, name: str) -> np.ndarray:
-        """Return (people, *shape); see `benchmark.api.TrainingPeople`."""
-        return np.asarray(self.views[name][self.rows])
-
-    def batch(self, chosen: np.ndarray, device: torch.device, **state: Any) -> Batch:
-        rows = self.rows[chosen]
-        views = {name: as_input(array[rows]).to(device) for name, array in self.views.items()}
-        labels = None
-        if self.labels is not None:
-            labels = torch.from_numpy(self.labels[chosen]).float().to(device)
-        return Batch(views, labels=labels, **state)
-
-
 class _Objective(nn.Module):
     """Wraps the loss in a forward pass, so that Fabric can apply precision and strategy."""
 
@@ -90,20 +57,9 @@ class _Objective(nn.Module):
         return self.trainable.loss(parts, batch)
 
 
-def as_input(values: np.ndarray) -> torch.Tensor:
-    """Turn stored values into network input: uint8 images to [0, 1], float16 to float32."""
-    x = torch.from_numpy(np.array(values))  # a copy: memory-mapped arrays are read-only
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
-
-
-def open_view(view: View, context: Context) -> np.ndarray:
-    """Return the memory-mapped array (people, *shape) of a view."""
-    return np.load(context.open(view) / "array.npy", mmap_mode="r")
-
-
 def build(trainable: Trainable) -> Encoders:
     """Make the parts of a trainable with the fresh weights its digest fixes."""
-    _reseed(trainable.digest, "build")
+    reseed(trainable.digest, "build")
     return trainable.build({name: view.shape for name, view in trainable.views().items()})
 
 
@@ -144,7 +100,7 @@ def train(trainable: Trainable, context: Context, devices: int = 1) -> None:
         from benchmark.engine.ranks import Opening, together
 
         context = Opening(context)
-    training, validation, scaling = _people(trainable, context)
+    training, validation, scaling = people_of(trainable, context)
     # A fraction without a label teaches nothing, which is no fault: heads count the same people and
     # call the cell not estimable.
     idle = scaling.get("labelled_people") == 0
@@ -179,7 +135,7 @@ def train(trainable: Trainable, context: Context, devices: int = 1) -> None:
 
 def _assist(trainable: Trainable, context: Context, assemble: Assemble) -> None:
     """Do in another process what `train` does, except writing."""
-    training, validation, _ = _people(trainable, context)
+    training, validation, _ = people_of(trainable, context)
     encoders = untrained_encoders(trainable, context)
     trainable.fit(encoders, training)
     _optimise_together(trainable, encoders, training, validation, context, assemble)
@@ -188,8 +144,8 @@ def _assist(trainable: Trainable, context: Context, assemble: Assemble) -> None:
 def _optimise_together(
     trainable: Trainable,
     encoders: Encoders,
-    training: _People,
-    validation: _People,
+    training: People,
+    validation: People,
     context: Context,
     assemble: Assemble,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]] | None:
@@ -197,7 +153,7 @@ def _optimise_together(
     from benchmark.engine.split import Split, disagreement
 
     fabric = assemble(True)
-    order = _Order(trainable.digest, training.parts, trainable.recipe.batch_size)
+    order = Order(trainable.digest, training.parts, trainable.recipe.batch_size)
     chosen = order.at(0)[: REHEARSED * fabric.world_size]
     frozen = trainable.frozen(encoders)
     for module in frozen:
@@ -207,7 +163,7 @@ def _optimise_together(
         encoders.train(in_training)
         for module in frozen:
             module.eval()
-        _reseed(trainable.digest, "rehearsal")
+        reseed(trainable.digest, "rehearsal")
         state = {"training": in_training, "progress": progress}
         with fabric.autocast():
             return trainable.loss(parts, training.batch(chosen, fabric.device, **state))
@@ -228,14 +184,14 @@ def _optimise_together(
 def _optimise(
     trainable: Trainable,
     encoders: Encoders,
-    training: _People,
-    validation: _People,
+    training: People,
+    validation: People,
     context: Context,
     fabric: Fabric,
     split: Split | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     recipe = trainable.recipe
-    order = _Order(trainable.digest, training.parts, recipe.batch_size)
+    order = Order(trainable.digest, training.parts, recipe.batch_size)
     rounds, steps = recipe.steps(order.length)
     frozen = trainable.frozen(encoders)
     for module in frozen:
@@ -262,6 +218,8 @@ def _optimise(
         context.progress(0, rounds * steps, "updates", note)
 
     total = rounds * steps
+    ahead = _ahead(fabric.device)
+    unread: deque[tuple[int, torch.Tensor]] = deque()
     for current in range(first, rounds):
         if recipe.patience and _rounds_since_best(history) >= recipe.patience:
             break
@@ -269,25 +227,29 @@ def _optimise(
         objective.train()
         for module in frozen:
             module.eval()
-        for step in range(current * steps, (current + 1) * steps):
+        now = range(current * steps, (current + 1) * steps)
+        for step, batch in batches(training, order, now, total, fabric.device, ahead):
             factor = _schedule(step, total, recipe.warmup)
             for group, rate in zip(optimiser.param_groups, peak, strict=True):
                 group["lr"] = rate * factor
-            _reseed(trainable.digest, current, step)
-            state = {"training": True, "progress": step / total}
-            terms = objective(training.batch(order.at(step), fabric.device, **state))
-            loss = sum(terms.values())
-            value = loss.item()
-            if not math.isfinite(value):
-                raise NonFiniteLossError(f"the training loss is {value} at update {step}")
+            reseed(trainable.digest, current, step)
+            loss = sum(objective(batch).values())
             optimiser.zero_grad(set_to_none=True)
             fabric.backward(loss)
             if recipe.clip_norm:
-                fabric.clip_gradients(objective, optimiser, max_norm=recipe.clip_norm)
+                # Whether a gradient is finite shows in the next loss, without waiting for a GPU.
+                limit = {"max_norm": recipe.clip_norm, "error_if_nonfinite": False}
+                fabric.clip_gradients(objective, optimiser, **limit)
             optimiser.step()
             trainable.after_step(encoders, step / total)
-            running += value
-            context.progress(step + 1, total, "updates", f"loss {value:.3f}")
+            unread.append((step, loss.detach()))
+            while len(unread) > ahead or (unread and step + 1 == now.stop):
+                place, loss = unread.popleft()
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise NonFiniteLossError(f"the training loss is {value} at update {place}")
+                running += value
+                context.progress(place + 1, total, "updates", f"loss {value:.3f}")
         # One process decides for all which round is the best.
         measured = fabric.broadcast(_validate(trainable, objective, validation, fabric.device))
         history.append({"training": running / steps, **measured})
@@ -311,6 +273,14 @@ def _optimise(
         content = buffer.getbuffer()
         _write(checkpoint, hashlib.sha256(content).digest(), content)
     return best, history
+
+
+def _ahead(device: torch.device) -> bool:
+    """Whether a device is given the next update before the loss of this one is asked for.
+
+    A GPU is, and never waits for Python; a CPU would gain nothing.
+    """
+    return device.type == "cuda"
 
 
 def _last_state(
@@ -338,107 +308,27 @@ def _rounds_since_best(history: list[dict[str, float]]) -> int:
 
 
 def _validate(
-    trainable: Trainable, objective: Callable, people: _People, device: torch.device
+    trainable: Trainable, objective: Callable, people: People, device: torch.device
 ) -> dict[str, float]:
     """Mean over validation people of the loss and its terms, without augmentation."""
     objective.eval()
-    sums: dict[str, float] = {"validation": 0.0}
+    measured: list[tuple[int, dict[str, torch.Tensor]]] = []
     for number, start in enumerate(range(0, len(people), VALIDATION_BATCH)):
         chosen = np.arange(start, min(start + VALIDATION_BATCH, len(people)))
         # The same masks after every round, or rounds could not be compared.
-        _reseed(trainable.digest, "validation", number)
+        reseed(trainable.digest, "validation", number)
         with torch.no_grad():
             terms = objective(people.batch(chosen, device, training=False, progress=1.0))
+        measured.append((len(chosen), terms))
+    sums: dict[str, float] = {"validation": 0.0}
+    for count, terms in measured:  # read in the end: a GPU waits for no batch
         for name, term in terms.items():
-            share = term.item() * len(chosen) / len(people)
+            share = term.item() * count / len(people)
             sums["validation"] += share
             sums[f"validation_{name}"] = sums.get(f"validation_{name}", 0.0) + share
     if not math.isfinite(sums["validation"]):
         raise NonFiniteLossError(f"the validation loss is {sums['validation']}")
     return sums
-
-
-def _people(trainable: Trainable, context: Context) -> tuple[_People, _People, dict[str, Any]]:
-    """Open the views and hand out training and validation rows; test rows stay here.
-
-    A stage with labels gets the training people whose label lies in its fraction, one that has use
-    for the unlabelled (`Trainable.unlabelled`) the others too, their labels missing; numbers that
-    are not 0/1 are z-scored with the labelled people's mean and SD.
-
-    Raises
-    ------
-    UserError
-        When no training person of the cohort has a label, whatever the fraction.
-    """
-    cohort = CohortData(context.open(trainable.cohort))
-    views = {name: open_view(view, context) for name, view in trainable.views().items()}
-    table = trainable.labels(cohort)
-    validation = cohort.rows("validation")
-    if table is None:
-        return _People(views, cohort.rows("train"), None), _People(views, validation, None), {}
-    values = table.to_numpy(np.float64)
-    known = np.isfinite(values).any(axis=1)
-    if not known[cohort.rows("train")].any():
-        raise UserError(f"{trainable.label}: no training person of the cohort has a label")
-    labelled = cohort.labelled(trainable.seed, trainable.fraction)
-    labelled = labelled[known[labelled]]
-    observed = values[labelled]
-    binary = np.isin(observed[np.isfinite(observed)], (0, 1)).all()
-    mean = np.zeros(values.shape[1]) if binary else np.nanmean(observed, axis=0)
-    deviation = np.ones(values.shape[1]) if binary else np.nanstd(observed, axis=0)
-    values = (values - mean) / np.maximum(deviation, 1e-12)
-    if trainable.unlabelled:
-        train = cohort.rows("train")
-        values[np.setdiff1d(train, labelled)] = np.nan
-    else:
-        train = labelled
-        validation = validation[known[validation]]
-    scaling = {
-        "labelled_people": len(labelled),
-        "targets": list(table.columns),
-        "mean": mean.tolist(),
-        "deviation": deviation.tolist(),
-        "positive_share": np.nanmean(observed, 0).tolist() if binary and len(observed) else None,
-    }
-    parts = None
-    if trainable.recipe.balance and binary and len(labelled):
-        if values.shape[1] > 1:
-            raise UserError(f"{trainable.label}: the classes of one disease at a time are balanced")
-        rank = balance_rank(cohort.hash_id.iloc[train])
-        parts = shown(trainable.recipe.balance, values[train, 0], rank)
-    return (
-        _People(views, train, values[train], parts),
-        _People(views, validation, values[validation]),
-        scaling,
-    )
-
-
-class _Order:
-    """Which people make up the batch of a step: one shuffle after another, without end.
-
-    A shuffle keeps the ``parts`` of an epoch in their order and mixes the people of each.
-    """
-
-    def __init__(self, digest: str, parts: list[np.ndarray], batch_size: int) -> None:
-        self.digest, self.parts = digest, parts
-        self.length = sum(len(part) for part in parts)
-        self.size = min(batch_size, self.length)
-        self._shuffles: dict[int, np.ndarray] = {}
-
-    def at(self, step: int) -> np.ndarray:
-        place = np.arange(step * self.size, (step + 1) * self.size)
-        passes, index = np.divmod(place, self.length)
-        return np.array(
-            [self._shuffle(p)[i] for p, i in zip(passes.tolist(), index.tolist(), strict=True)]
-        )
-
-    def _shuffle(self, number: int) -> np.ndarray:
-        if number not in self._shuffles:
-            self._shuffles = {n: s for n, s in self._shuffles.items() if n == number - 1}
-            generator = np.random.default_rng(_seed(self.digest, "order", number))
-            mixed = [part[generator.permutation(len(part))] for part in self.parts]
-            self._shuffles[number] = np.concatenate(mixed)
-        return self._shuffles[number]
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:
@@ -457,15 +347,6 @@ def decay_groups(parameters: Iterable[nn.Parameter], recipe: Recipe) -> list[dic
             flat = sum(n > 1 for n in parameter.shape) < 2 and not recipe.decay_all
             (others if flat else matrices).append(parameter)
     return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others}]
-
-
-def _seed(*parts: Any) -> int:
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def _reseed(*parts: Any) -> None:
-    torch.manual_seed(_seed(*parts))
 
 
 def _write(path: Path, *parts: bytes | memoryview) -> None:

@@ -135,7 +135,8 @@ class Inspect(Stage):
         """Measure them in batches."""
         import torch
 
-        from benchmark.engine.training import load_encoders, open_view
+        from benchmark.engine.batches import open_view
+        from benchmark.engine.training import load_encoders
 
         encoders = load_encoders(self.method, context.open(self.method)).to(context.device)
         data = CohortData(context.open(self.cohort))
@@ -193,9 +194,9 @@ class Reconstruct(Inspect):
         """Return ``error`` and ``chance``."""
         import torch
 
-        from benchmark.engine.training import as_input
+        from benchmark.engine.batches import as_input
 
-        x = as_input(views["ecg"]).to(device)
+        x = as_input(views["ecg"], device)
         error = spread = torch.zeros(len(x), device=device)
         for number, window in enumerate(self.views()["ecg"].crops()):
             filled, true, away = self.fill(encoders, x[..., window], ids, number)
@@ -285,10 +286,10 @@ class AlignPhases(Inspect):
         """
         import torch
 
-        from benchmark.engine.training import as_input
+        from benchmark.engine.batches import as_input
 
         ecg: CleanECG = self.views()["ecg"]
-        x, peaks = as_input(views["ecg"]).to(device), np.asarray(views["r_peaks"], np.float64)
+        x, peaks = as_input(views["ecg"], device), np.asarray(views["r_peaks"], np.float64)
         (_, steps), times = self.method.grid("ecg"), self.method.grid("cmr")[0]
         segments, beats = 0.0, 0
         for window in ecg.crops():
@@ -297,7 +298,7 @@ class AlignPhases(Inspect):
             weights, count = beat_weights(peaks - start, seconds, steps, times)
             segments = segments + torch.from_numpy(weights).to(tokens) @ tokens
             beats = beats + count
-        frames = encoders.cmr(as_input(views["cmr"]).to(device)).tokens
+        frames = encoders.cmr(as_input(views["cmr"], device)).tokens
         frames = frames.unflatten(1, (times, -1)).mean(2)
 
         found = {"own": (segments, frames)} if segments.shape == frames.shape else {}
@@ -390,16 +391,16 @@ class Localise(Inspect):
         """Return each patch's cosine with the ECG and its part inside, (people, patches) each."""
         import torch
 
-        from benchmark.engine.training import as_input
+        from benchmark.engine.batches import as_input
         from benchmark.evaluation.embed import encode
 
         times, rows, columns = self.method.grid("cmr")
         crops = self.views()["ecg"].crops()
         _, query = encode(encoders, "ecg", views["ecg"], crops, device)
-        tokens = encoders.cmr(as_input(views["cmr"]).to(device)).tokens
+        tokens = encoders.cmr(as_input(views["cmr"], device)).tokens
         tokens = tokens.unflatten(1, (times, -1))[:, 0]
         places = encoders.project_cmr(tokens.flatten(0, 1)).unflatten(0, (len(tokens), -1))
-        truth = as_input(views["ventricle"]).to(device)
+        truth = as_input(views["ventricle"], device)
         truth = torch.nn.functional.adaptive_avg_pool2d(truth[:, None], (rows, columns)).flatten(1)
         query = torch.from_numpy(query).to(places)
         return torch.nn.functional.cosine_similarity(query[:, None], places, dim=-1), truth

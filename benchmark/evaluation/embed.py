@@ -41,7 +41,8 @@ class Embed(Stage):
         """Encode in batches."""
         import torch
 
-        from benchmark.engine.training import load_encoders, open_view
+        from benchmark.engine.batches import open_view
+        from benchmark.engine.training import load_encoders
 
         encoders = load_encoders(self.method, context.open(self.method)).to(context.device)
         views = {m: v for m, v in self.method.views().items() if m in self.method.modalities}
@@ -81,11 +82,11 @@ def encode(
     """
     import torch
 
-    from benchmark.engine.training import as_input
+    from benchmark.engine.batches import as_input
 
     encoder = getattr(encoders, modality)
     with torch.inference_mode():
-        x = as_input(values).to(device)
+        x = as_input(values, device)
         windows = [x] if crops is None else [x[..., crop] for crop in crops]
         pooled = torch.stack([encoder(window).pooled for window in windows]).mean(0)
         shared = None

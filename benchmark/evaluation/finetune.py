@@ -176,7 +176,7 @@ def save_network_predictions(
     """
     import torch
 
-    from benchmark.engine.training import as_input, open_view
+    from benchmark.engine.batches import as_input, open_view
 
     cohort = CohortData(context.open(head.cohort))
     array = open_view(view, context)
@@ -187,7 +187,7 @@ def save_network_predictions(
         out = []
         with torch.inference_mode():
             for start in range(0, len(rows), PREDICTION_BATCH):
-                x = as_input(array[rows[start : start + PREDICTION_BATCH]]).to(context.device)
+                x = as_input(array[rows[start : start + PREDICTION_BATCH]], context.device)
                 windows = [pooled(x[..., crop]) for crop in view.crops() or (slice(None),)]
                 out.append(output(torch.stack(windows).mean(0)).cpu().numpy())
         values = np.concatenate(out).astype(np.float64)

@@ -67,7 +67,8 @@ class LatentSpace(Stage):
         """Embed the people at both moments."""
         from sklearn.manifold import TSNE
 
-        from benchmark.engine.training import load_encoders, open_view, untrained_encoders
+        from benchmark.engine.batches import open_view
+        from benchmark.engine.training import load_encoders, untrained_encoders
         from benchmark.evaluation.embed import BATCH, encode
 
         chosen = self.rows(CohortData(context.open(self.method.cohort)))

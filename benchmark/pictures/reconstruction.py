@@ -45,10 +45,10 @@ class FilledECG(Reconstruct):
         self, encoders: Encoders, views: Mapping[str, np.ndarray], ids: Sequence[str], device: str
     ) -> dict[str, torch.Tensor]:
         """Return signals and mask."""
-        from benchmark.engine.training import as_input
+        from benchmark.engine.batches import as_input
 
         window = self.views()["ecg"].crops()[0]
-        x = as_input(views["ecg"]).to(device)[..., window]
+        x = as_input(views["ecg"], device)[..., window]
         filled, true, hidden = self.fill(encoders, x, ids, 0)
         signals = {"filled": filled.flatten(2), "true": true.flatten(2)}
         return {

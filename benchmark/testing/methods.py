@@ -162,7 +162,7 @@ def _encoders(subject: MethodSubject) -> None:
     import torch
 
     from benchmark.encoders import Encoders, Features
-    from benchmark.engine.training import as_input
+    from benchmark.engine.batches import as_input
 
     stage = subject.stages[0]
     method, encoders = stage.stage, stage.loaded
