@@ -56,10 +56,12 @@ class BarlowTwins(ContrastiveECG):
 
     def loss(self, encoders: Encoders, batch: Batch) -> dict[str, torch.Tensor]:
         """Squared distance of the diagonal from 1 and, weighted, of the rest from 0."""
+        from methods.blocks.losses import product
+
         a, b = (
             encoders.norm(encoders.contrast(encoders.ecg(x).pooled)) for x in self.windows(batch)
         )
-        correlation = a.T @ b / len(a)
+        correlation = product(a.T, b) / len(a)
         squares = correlation.square()
         return {
             "invariance": (correlation.diagonal() - 1).square().sum(),

@@ -61,12 +61,14 @@ class BYOL(ContrastiveECG):
         import torch
         from torch.nn.functional import cosine_similarity
 
+        from methods.blocks.losses import wide
+
         windows = self.windows(batch)
         predicted = [encoders.predictor(encoders.contrast(encoders.ecg(x).pooled)) for x in windows]
         with torch.no_grad():
             targets = [encoders.target_contrast(encoders.target_ecg(x).pooled) for x in windows]
         pairs = zip(predicted, reversed(targets), strict=True)
-        return {"byol": sum(-2 * cosine_similarity(p, t).mean() for p, t in pairs)}
+        return {"byol": sum(-2 * cosine_similarity(wide(p), wide(t)).mean() for p, t in pairs)}
 
     def after_step(self, encoders: Encoders, progress: float) -> None:
         """Let the copy follow: tau = 1 - (1 - momentum) (cos(pi progress) + 1) / 2."""

@@ -86,13 +86,11 @@ class CMAE(Method):
 
     def pair_loss(self, encoders: Encoders, ecg: torch.Tensor, cmr: torch.Tensor) -> torch.Tensor:
         """Return what a batch of paired codes (batch, width) costs."""
-        from torch.nn import functional
-
-        from methods.blocks.losses import clip_loss
+        from methods.blocks.losses import clip_loss, cosines
 
         scale = encoders.log_scale.value.exp()
         if self.pair == "contrast":
             return clip_loss(ecg, cmr, 1 / scale)
-        cosine = functional.normalize(ecg, dim=-1) @ functional.normalize(cmr, dim=-1).T
+        cosine = cosines(ecg, cmr)
         found = [(scale * x).softmax(-1).diagonal() for x in (cosine, cosine.T)]
         return math.log(1e7) * (1 - (found[0] + found[1]) / 2).mean()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from methods.blocks.losses import cosines, product, wide
+
 
 def beat_tokens(
     tokens: torch.Tensor, r_peaks: torch.Tensor, seconds: float, times: int
@@ -42,7 +44,7 @@ def beat_tokens(
     weights = (weights * full[..., None, None]).sum(1)
     count = full.sum(1)
     weights = weights / count.clamp(min=1)[:, None, None]
-    return weights.to(tokens.dtype) @ tokens, count > 0
+    return product(weights, tokens), count > 0
 
 
 def phase_alignment(
@@ -58,8 +60,7 @@ def phase_alignment(
     rows summing to 1 (identity for sigma 0). People without a full beat are left out.
     """
     times = beats.shape[1]
-    logits = F.normalize(beats, dim=-1) @ F.normalize(phases, dim=-1).transpose(1, 2)
-    logits = logits / temperature
+    logits = cosines(beats, phases) / temperature
     if sigma:
         k = torch.arange(times, device=beats.device) / (times - 1)
         target = F.softmax(-0.5 * ((k[:, None] - k[None]) / sigma).square(), dim=-1)
@@ -78,5 +79,5 @@ def phase_similarity(
     beats: torch.Tensor, phases: torch.Tensor, valid: torch.Tensor
 ) -> torch.Tensor:
     """Minus the mean cosine of matching phases, over the people with a full beat (CosSim++)."""
-    per_person = -F.cosine_similarity(beats, phases, dim=-1).mean(-1)
+    per_person = -F.cosine_similarity(wide(beats), wide(phases), dim=-1).mean(-1)
     return (per_person * valid).sum() / valid.sum().clamp(min=1)

@@ -58,6 +58,8 @@ SMALL_CMR = CMRViT(
     position_base=100.0,
 )
 
+ON_GPU = Recipe(rounds=20, batch_size=128, clip_norm=3.0, precision="bf16-mixed")
+
 SCALES: dict[str, Scale] = {
     "smoke": Scale(
         ecg_encoder=SMALL_ECG.replace(width=32, depth=2, patch=50),
@@ -109,21 +111,11 @@ SCALES: dict[str, Scale] = {
         hidden=256,
         embedding=128,
         recipes={
-            "ecg-pretraining": Recipe(
-                updates=20_000, rounds=20, batch_size=128, learning_rate=1e-3, clip_norm=3.0
-            ),
-            "cmr-pretraining": Recipe(
-                updates=5_000, rounds=20, batch_size=128, learning_rate=1e-3, clip_norm=3.0
-            ),
-            "ecg-contrastive": Recipe(
-                updates=4_000, rounds=20, batch_size=128, learning_rate=5e-4, clip_norm=3.0
-            ),
-            "alignment": Recipe(
-                updates=4_000, rounds=20, batch_size=128, learning_rate=5e-4, clip_norm=3.0
-            ),
-            "finetune": Recipe(
-                updates=2_000, rounds=20, batch_size=128, learning_rate=5e-4, clip_norm=3.0
-            ),
+            "ecg-pretraining": ON_GPU.replace(updates=20_000, learning_rate=1e-3),
+            "cmr-pretraining": ON_GPU.replace(updates=5_000, learning_rate=1e-3),
+            "ecg-contrastive": ON_GPU.replace(updates=4_000, learning_rate=5e-4),
+            "alignment": ON_GPU.replace(updates=4_000, learning_rate=5e-4),
+            "finetune": ON_GPU.replace(updates=2_000, learning_rate=5e-4),
         },
     ),
 }

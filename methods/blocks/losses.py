@@ -8,6 +8,23 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """Return it in float32 at least: bfloat16 has three digits, a loss is made of differences."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Matrix product that mixed precision leaves in float32."""
+    dtype = torch.promote_types(wide(a).dtype, wide(b).dtype)
+    with torch.autocast(a.device.type, enabled=False):
+        return a.to(dtype) @ b.to(dtype)
+
+
+def cosines(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Return the cosine of every row (..., n, width) with every row (..., m, width)."""
+    return product(F.normalize(wide(u), dim=-1), F.normalize(wide(v), dim=-1).mT)
+
+
 def clip_loss(
     u: torch.Tensor,
     v: torch.Tensor,
@@ -29,7 +46,7 @@ def clip_loss(
     MMCL eq. 4-6 with u the image and weight lambda. The positive stays in the denominator, and
     pairs of one modality are no negatives.
     """
-    logits = F.normalize(u, dim=-1) @ F.normalize(v, dim=-1).T / temperature
+    logits = cosines(u, v) / temperature
     if excluded is not None:
         # Not minus infinity: a batch of one person may have no pair left.
         logits = logits.masked_fill(excluded, torch.finfo(logits.dtype).min)
@@ -41,8 +58,8 @@ def clip_loss(
 
 def nt_xent(a: torch.Tensor, b: torch.Tensor, temperature: float) -> torch.Tensor:
     """Normalised-temperature cross-entropy over the 2B views (Chen et al. 2020, eq. 1)."""
-    z = F.normalize(torch.cat([a, b]), dim=-1)
-    logits = z @ z.T / temperature
+    z = torch.cat([a, b])
+    logits = cosines(z, z) / temperature
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     logits = logits.masked_fill(itself, float("-inf"))
     partner = torch.arange(len(z), device=z.device).roll(len(a))
@@ -60,6 +77,7 @@ def triplet_loss(anchor: torch.Tensor, other: torch.Tensor, margin: float) -> to
     anchor, other
         (batch, width), paired by row, not normalised.
     """
+    anchor, other = wide(anchor), wide(other)
     distance = torch.cdist(anchor, other, compute_mode="donot_use_mm_for_euclid_dist")
     positive = distance.diagonal()[:, None]
     excess = positive - distance + margin
@@ -83,8 +101,8 @@ def all_pairs_clip(views: torch.Tensor, temperature: float) -> torch.Tensor:
     CLOCS (Kiyasseh et al. 2021), section 3.3, with one recording per patient.
     """
     n, people, _ = views.shape
-    z = F.normalize(views, dim=-1).flatten(0, 1)
-    logits = (z @ z.T / temperature).unflatten(0, (n, people)).unflatten(-1, (n, people))
+    z = views.flatten(0, 1)
+    logits = (cosines(z, z) / temperature).unflatten(0, (n, people)).unflatten(-1, (n, people))
     # (view a, anchor person, view b): cross-entropy of finding the anchor's own segment in b.
     own = logits.diagonal(dim1=1, dim2=3).transpose(1, 2)
     loss = logits.logsumexp(-1) - own
@@ -103,7 +121,7 @@ def simsiam(predicted: Sequence[torch.Tensor], projected: Sequence[torch.Tensor]
         Two views each, (batch, width), in the same order.
     """
     cosines = [
-        F.cosine_similarity(p, z.detach()).mean()
+        F.cosine_similarity(wide(p), wide(z.detach())).mean()
         for p, z in zip(predicted, reversed(projected), strict=True)
     ]
     return -sum(cosines) / 2
@@ -111,6 +129,7 @@ def simsiam(predicted: Sequence[torch.Tensor], projected: Sequence[torch.Tensor]
 
 def correlation_over_time(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Return the Pearson correlation along the last axis; constant signals give 0."""
+    x, y = wide(x), wide(y)
     x = x - x.mean(-1, keepdim=True)
     y = y - y.mean(-1, keepdim=True)
     scale = (x.square().sum(-1) * y.square().sum(-1)).clamp(min=1e-12).sqrt()

@@ -91,10 +91,11 @@ class PatchEmbedding(nn.Linear):
 
     def forward(self, patches: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
         """Map (batch, tokens, values) to (batch, class token and kept tokens, width)."""
-        first = 0 if self.cls is None else 1
-        z = super().forward(patches) + self.positions[first:]
-        if keep is not None:
-            z = z.gather(1, keep.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
+        positions = self.positions if self.cls is None else self.positions[1:]
+        if keep is not None:  # before anything is computed of the others
+            patches = patches.gather(1, keep.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
+            positions = positions[keep]
+        z = super().forward(patches) + positions
         if self.cls is not None:
             z = torch.cat([(self.cls + self.positions[:1]).expand(len(z), -1, -1), z], dim=1)
         return self.dropout(z)
