@@ -18,6 +18,7 @@ WORKERS ?=
 ARGS ?=
 
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -p no:benchmark --ignore=tests/benchmarks
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -45,11 +46,11 @@ new-method new-task: $(BIN)/.installed-dev
 	@$(BIN)/ecgcmr new $(@:new-%=%) $(if $(NAME),'$(NAME)') $(ARGS)
 
 test: $(BIN)/.installed-dev
-	@$(BIN)/python -m pytest -p no:benchmark -m 'not nightly' --ignore=tests/benchmarks $(ARGS)
+	@$(PYTEST) -n logical --maxprocesses 4 --dist loadfile -m 'not nightly' $(ARGS)
 
 #: make nightly                               the tests that take too long for every change
 nightly: $(BIN)/.installed-dev
-	@$(BIN)/python -m pytest -p no:benchmark -m nightly --ignore=tests/benchmarks $(ARGS)
+	@$(PYTEST) -m nightly $(ARGS)
 
 #: make check                                 whether a change made something worse
 # make has one exit code for every failure; ecgcmr check tells a regression (1) from not knowing (3).

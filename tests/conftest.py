@@ -8,13 +8,17 @@ import pytest
 # As the command line does, and before torch is loaded: spinning threads of libgomp make a training
 # step many times slower as soon as something else uses a core.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if WORKER:  # a core each; threads of several would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
 def shared_store(tmp_path_factory):
     """One store for every test that trains at smoke: what one has made, the next one finds."""
-    return tmp_path_factory.mktemp("shared") / "store"
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if WORKER else base) / "shared" / "store"
 
 
 @pytest.fixture
