@@ -139,7 +139,7 @@ def check_private(path: Path, what: str) -> None:
     if inside:
         raise UserError(
             f"{path} is where git would see it, and {what} are individual-level data: choose "
-            "another place with --out, or have git ignore it"
+            "another place, or have git ignore it"
         )
 
 

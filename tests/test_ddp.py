@@ -5,9 +5,15 @@ In float64, where what is the same is the same to the twelfth digit.
 
 import copy
 import dataclasses
+import itertools
 import json
 import multiprocessing
+import os
+import re
+import signal
+import time
 from datetime import timedelta
+from pathlib import Path
 
 import mixing
 import pytest
@@ -19,6 +25,7 @@ from safetensors.torch import load_file
 from benchmark.api import Batch, UserError
 from benchmark.cli import main
 from benchmark.cohorts.simulated import SimulatedCohort
+from benchmark.engine import ranks
 from benchmark.engine.executors import local
 from benchmark.engine.split import Split, disagreement
 from benchmark.engine.store import Store
@@ -301,6 +308,22 @@ def test_a_process_that_cannot_begin_is_not_waited_for(tmp_path, inputs):
         trained(labelled(here), tmp_path, inputs, 2)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what is blocked is in /proc")
+def test_a_process_that_is_only_starting_is_not_reached_by_ctrl_c():
+    """Or it would print where it was interrupted, in the middle of its imports."""
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    with ranks._uninterrupted():
+        process.start()
+    try:
+        for pid, blocked in ((process.pid, True), (os.getpid(), False)):
+            status = Path(f"/proc/{pid}/status").read_text()
+            mask = int(re.search(r"^SigBlk:\s*(\w+)", status, re.MULTILINE)[1], 16)
+            assert bool(mask >> (signal.SIGINT - 1) & 1) is blocked
+    finally:
+        process.kill()
+        process.join()
+
+
 def test_what_is_not_set_is_the_same_object_in_every_process():
     assert multiprocessing.reduction.ForkingPickler.loads(
         multiprocessing.reduction.ForkingPickler.dumps(UNSET)
@@ -331,3 +354,14 @@ def test_no_devices_are_asked_wrongly(capsys):
     asked = ("--method", "random-init", "--task", "cvd", "--scale", "smoke", "--dry-run")
     assert main(["run", *asked, "--devices", "0"]) == 2
     assert "at least 1 is needed" in capsys.readouterr().err
+
+
+def test_shell_lines_ask_for_as_many_devices_where_one_is_used(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("ECGCMR_STORE", str(tmp_path))
+    asked = ("--method", "mae", "--task", "cvd", "--scale", "smoke", "--fractions", "1.0")
+    assert main(["run", *asked, "--commands", "--devices", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    jobs = [pair for pair in itertools.pairwise(lines) if pair[0].startswith("# job ")]
+    assert {("2 GPUs" in about, line.endswith("--devices 2")) for about, line in jobs} == {
+        (True, True), (False, False)
+    }  # fmt: skip

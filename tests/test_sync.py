@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 from dataclasses import dataclass
 
 import pytest
@@ -252,7 +253,11 @@ def test_a_disk_that_forgets_what_it_is_told_is_noticed(here, folder, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "name", ["../../outside", "/tmp/outside", "sub/../../x", "a\\b", "./a.txt"]
+    "name",
+    [
+        *("../../outside", "/tmp/outside", "sub/../../x", "a\\b", "./a.txt", "."),
+        *("a\0b", "a\nb", "x" * 250, "sub"),
+    ],
 )
 def test_a_manifest_that_names_files_elsewhere_is_damaged(here, there, folder, name):
     digest = make(here, Parcel())
@@ -272,6 +277,142 @@ def test_a_link_out_of_the_folder_is_not_followed(here, there, folder, tmp_path)
     (folder / "done" / digest / "a.txt").unlink()
     (folder / "done" / digest / "a.txt").symlink_to(tmp_path / "elsewhere")
     assert [item.message for item in pull(there, folder, Wish(), quiet()).damaged] == ["a.txt"]
+
+
+def test_a_folder_that_leads_elsewhere_is_not_followed(here, there, folder, tmp_path):
+    digest = make(here, Parcel())
+    push(here, folder, Wish(), quiet())
+    (folder / "done" / digest / "sub").rename(tmp_path / "elsewhere")
+    (folder / "done" / digest / "sub").symlink_to(tmp_path / "elsewhere")
+    assert [i.message for i in pull(there, folder, Wish(), quiet()).damaged] == ["sub/b.bin"]
+
+
+def test_what_is_no_file_or_another_size_is_not_read(here, there, folder, monkeypatch):
+    """A pipe would be waited for, and a file without end fill the disk."""
+    pipe, large = make(here, Parcel(size=1)), make(here, Parcel(size=2))
+    push(here, folder, Wish(), quiet())
+    (folder / "done" / pipe / "a.txt").unlink()
+    os.mkfifo(folder / "done" / pipe / "a.txt")
+    os.truncate(folder / "done" / large / "a.txt", 1 << 40)  # without a block on the disk
+    read = []
+    monkeypatch.setattr(
+        verified, "_read", lambda path, *a, real=verified._read: read.append(path) or real(path, *a)
+    )
+    come = pull(there, folder, Wish(), quiet())
+    assert {(item.digest, item.message) for item in come.damaged} == {
+        (pipe, "a.txt"), (large, "a.txt")
+    }  # fmt: skip
+    assert "a.txt" not in {path.name for path in read}
+
+
+def test_a_file_that_grows_while_it_is_read_is_left(here, there, folder, monkeypatch):
+    make(here, Parcel())
+    push(here, folder, Wish(), quiet())
+    pieces = []
+
+    def endless(path, damaged):
+        while True:
+            pieces.append(path)
+            yield b"some text"
+
+    monkeypatch.setattr(verified, "_read", endless)
+    assert [item.message for item in pull(there, folder, Wish(), quiet()).damaged] == ["a.txt"]
+    assert len(pieces) == 2
+
+
+def test_only_digests_are_artifacts(here, there, folder):
+    digest = make(here, Parcel())
+    push(here, folder, Wish(), quiet())
+    other = shutil.copytree(folder / "done" / digest, folder / "done" / "another name")
+    manifest = json.loads((other / "manifest.json").read_text()) | {"digest": other.name}
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    pull(there, folder, Wish(), quiet())
+    assert list(there.stages()) == [digest]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: os.truncate(path / "a.txt", 3),
+        lambda path: (path / "a.txt").unlink(),
+        lambda path: (path / "manifest.json").unlink(),
+        lambda path: os.truncate(path / "manifest.json", 20),
+    ],
+)
+def test_what_is_half_there_is_set_aside_and_brought_whole(here, there, folder, damage):
+    digest = make(here, Parcel())
+    push(here, folder, Wish(), quiet())
+    make(there, Parcel())
+    damage(there.path(digest))
+    assert len(pull(there, folder, Wish(), quiet()).moved) == 1
+    Store(there.root).verify(digest)
+    assert (there.root / "corrupt" / digest).is_dir()
+
+
+def test_what_another_artifact_of_the_stage_left_halfway_does_not_come_in(here, there, folder):
+    digest = make(here, Parcel())
+    push(here, folder, Wish(), quiet())
+    arriving = there.root / "work" / digest / "arriving" / "old"
+    arriving.mkdir(parents=True)
+    for name in ("x.npy", ".a.txt.1234.part"):
+        (arriving / name).write_text("of a killed pull")
+    pull(there, folder, Wish(), quiet())
+    assert files(there.path(digest)) == files(here.path(digest))
+
+
+def test_a_second_pull_waits_for_the_first(here, there, folder, monkeypatch):
+    make(here, Parcel())
+    push(here, folder, Wish(), quiet())
+    real, second, said = sync.copy_file, [], io.StringIO()
+
+    def meanwhile(*arguments):
+        if not second:
+            second.append(os.fork())
+            if second[0] == 0:
+                # Its own line comes before it waits, and so before the first is let go.
+                monkeypatch.setattr(Reporter, "line", lambda self, text: os.write(mouth, b"waits"))
+                monkeypatch.setattr(sync, "copy_file", real)
+                come = pull(Store(there.root), folder, Wish(), quiet())
+                os._exit(0 if (len(come.moved), len(come.there)) == (0, 1) else 1)
+            assert os.read(ear, 5) == b"waits"
+        return real(*arguments)
+
+    ear, mouth = os.pipe()
+    monkeypatch.setattr(sync, "copy_file", meanwhile)
+    assert len(pull(there, folder, Wish(), Reporter(said)).moved) == 1
+    assert os.waitstatus_to_exitcode(os.waitpid(second[0], 0)[1]) == 0
+
+
+def test_what_somebody_else_has_pushed_meanwhile_is_not_taken_apart(here, folder, monkeypatch):
+    """Killed in between, the slower of two would leave what the other had said to be there."""
+    first, second = sorted(make(here, Parcel(size=n)) for n in (1, 2))
+    real, begun = sync.copy_file, []
+
+    def overtaken(original, *rest):
+        if not begun:
+            begun.append(original)
+            monkeypatch.setattr(sync, "copy_file", real)
+            push(here, folder, Wish(digests={second}), quiet())
+            monkeypatch.setattr(sync._Folder, "begin", begin)
+        return real(original, *rest)
+
+    def begin(self, digest):
+        raise AssertionError(digest)
+
+    monkeypatch.setattr(sync, "copy_file", overtaken)
+    gone = push(here, folder, Wish(), quiet())
+    assert ([i.digest for i in gone.moved], [i.digest for i in gone.there]) == ([first], [second])
+
+
+def test_a_disk_that_is_pulled_out_is_one_line(here, folder, monkeypatch):
+    make(here, Parcel())
+
+    def gone(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(sync, "copy_file", gone)
+    with pytest.raises(UserError, match=r"can no longer be written to \(Input/output error"):
+        push(here, folder, Wish(), quiet())
 
 
 def test_a_worker_who_finishes_the_same_stage_meanwhile_keeps_its_result(
@@ -311,6 +452,15 @@ def test_durations_come_along_once_and_only_of_what_was_never_made_here(here, th
     assert Store(there.root).seconds(Parcel()) == 5.0
 
 
+def test_durations_that_are_none_stay(here, there, folder):
+    make(here, Parcel())
+    push(here, folder, Wish(), quiet())
+    lines = '["A 1", NaN]\n["B 1", -4]\n["C 1", 1e999]\n["D 1", 2]\n'
+    (folder / "durations" / "other.jsonl").write_text(lines)
+    pull(there, folder, Wish(), quiet())
+    assert (there.root / "durations.jsonl").read_text().splitlines()[1:] == ['["D 1", 2.0]']
+
+
 # ------------------------------------------------------------------------------ real people
 
 
@@ -343,6 +493,43 @@ def test_data_of_real_people_go_only_where_somebody_permits_it(real, folder, cap
     assert "1 were there already" in capsys.readouterr().out
 
 
+def test_a_prepared_cohort_itself_stays_with_the_ids_that_are_in_it(real, here, folder, capsys):
+    cohort = real.cohort
+    claim = here.claim(cohort)
+    (claim.out / "ids.parquet").write_text("who they are")
+    claim.commit(1.0)
+    claim.close()
+    asked = ("store", "push", str(folder), "--all", "--permitted-by", "B. Steward")
+    assert main([*asked, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [item["digest"] for item in told["moved"]] == [real.digest]
+    assert [item["digest"] for item in told["left"]] == [cohort.digest]
+    assert main([*asked]) == 0
+    assert "left where it is: wfdb cohort of 2 people" in capsys.readouterr().out
+    assert not list(folder.rglob("ids.parquet"))
+
+
+def test_people_whose_stage_is_finished_only_after_they_were_counted_wait(
+    here, folder, monkeypatch, capsys
+):
+    """Nobody has been asked for them."""
+    monkeypatch.setenv("ECGCMR_STORE", str(here.root))
+    make(here, Parcel(cohort=prepare("a" * 64)))
+    monkeypatch.setattr(sync, "described", lambda store, digests: ())
+    assert main(["store", "push", str(folder), "--all"]) == 1
+    assert "nobody has been asked" in capsys.readouterr().out
+    assert not list((folder / "done").iterdir())
+
+
+def test_what_git_would_see_takes_no_data_of_real_people(real, tmp_path, capsys):
+    subprocess.run(["git", "init", "-q", str(tmp_path / "work")], check=True)
+    asked = ("store", "push", str(tmp_path / "work" / "results"), "--all")
+    assert main([*asked, "--permitted-by", "B. Steward"]) == 2
+    error = capsys.readouterr().err
+    assert "git would see it" in error
+    assert "--out" not in error
+
+
 def test_people_who_have_withdrawn_are_neither_sent_nor_taken(
     real, here, there, folder, monkeypatch, capsys
 ):
@@ -373,6 +560,14 @@ def test_people_of_a_cohort_that_nobody_knows_stay(here, folder, monkeypatch, ca
     assert "no cohort Elsewhere is known here" in capsys.readouterr().out
 
 
+def test_a_cohort_itself_that_nobody_knows_stays(here, folder, monkeypatch, capsys):
+    monkeypatch.setenv("ECGCMR_STORE", str(here.root))
+    make(here, Parcel())
+    assert main(["store", "push", str(folder), "--all"]) == 1
+    assert "whose data Parcel holds is not known here" in capsys.readouterr().out
+    assert not list((folder / "done").iterdir())
+
+
 # ------------------------------------------------------------------------------ command line
 
 
@@ -382,6 +577,7 @@ def test_people_of_a_cohort_that_nobody_knows_stay(here, folder, monkeypatch, ca
         ([], "say what is to be carried"),
         (["--all", "--method", "mae"], "exclude each other"),
         (["--task", "cvd", "--all"], "--task goes with --method"),
+        (["--scale", "smoke", "--all"], "--scale goes with --method"),
         (["--method", "mea"], "mae"),
         (["--method", "mae", "--scale", "smole"], "smoke"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from benchmark.api import UserError
 from benchmark.cli.common import add_place, add_track, command, make_request, relative
 
 if TYPE_CHECKING:
-    from benchmark.engine.sync import Item, Journey
+    from benchmark.engine.store import Store
+    from benchmark.engine.sync import Item, Journey, Wish
 
 PUSH = """\
   ecgcmr store push /media/disk/results --all           everything that is finished here
@@ -69,6 +70,11 @@ def add(commands: Any) -> None:
                 metavar="TEXT",
                 help="who allowed data of real people to be in that folder; asked for once",
             )
+        which = {
+            name: way.get_default(name)
+            for name in ("task", "seeds", "fractions", "cohort", "preset", "scale", "track")
+        }
+        way.set_defaults(which=which)
         way.add_argument("--dry-run", action="store_true", help="say what would be carried")
         way.add_argument("--json", action="store_true", help="for programs")
 
@@ -78,24 +84,34 @@ def _usage(options: argparse.Namespace) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from benchmark.engine.sync import described, permissions, permit, push
     from benchmark.trained import check_private
 
     if not (options.all or options.method):
         raise UserError("say what is to be carried: --method NAMES, or --all")
-    store, wish, real = _prepared(options)
+    store, wish, people = _prepared(options)
     # Names alone: which of these stages must not be carried is said by the refusal.
-    cohorts = set().union(*map(real, described(store, wish.digests)))
+    cohorts = set().union(*map(people.real, described(store, wish.digests)))
     permitted_by = " ".join(options.permitted_by.split())
-    if unknown := sorted(cohorts - permissions(options.folder).keys()):
-        if not permitted_by:
-            raise UserError(
-                f"what was made from the people of {', '.join(unknown)} is individual-level data; "
-                "name who permits it in that folder, and the reference, with --permitted-by TEXT"
-            )
+    unknown = sorted(cohorts - permissions(options.folder).keys())
+    if unknown and not permitted_by:
+        raise UserError(
+            f"what was made from the people of {', '.join(unknown)} is individual-level data; "
+            "name who permits it in that folder, and the reference, with --permitted-by TEXT"
+        )
+    if cohorts:
         check_private(options.folder / "done", "individual-level data")
-        if not options.dry_run:
-            permit(options.folder, unknown, permitted_by)
+    if unknown and not options.dry_run:
+        permit(options.folder, unknown, permitted_by)
+
+    def refusal(described: Mapping[str, Any]) -> str:
+        if people.real(described) - cohorts:  # finished since they were counted
+            return "of people for whom nobody has been asked yet: run the same command again"
+        return people.refusal(described)
+
+    wish = replace(wish, refusal=refusal)
     journey = push(store, options.folder, wish, _reporter())
     return _told(journey, options, cohorts)
 
@@ -114,23 +130,25 @@ def _reporter() -> Any:
     return Reporter()
 
 
-def _prepared(options: argparse.Namespace) -> tuple[Any, Any, Callable[[Any], set[str]]]:
-    """Return the store, what is to be carried, and what tells real people's cohorts."""
+def _prepared(options: argparse.Namespace) -> tuple[Store, Wish, _People]:
+    """Return the store, what is to be carried, and what tells whose data it is."""
     from benchmark.engine.store import Store
     from benchmark.engine.sync import Wish
 
     if options.all and options.method:
         raise UserError("--all and --method exclude each other")
-    if options.task and not options.method:
-        raise UserError("--task goes with --method NAMES; --method all is every method")
+    narrowed = [k for k, value in options.which.items() if getattr(options, k) != value]
+    if narrowed and not options.method:
+        raise UserError(f"--{narrowed[0]} goes with --method NAMES; --method all is every method")
     people = _People()
     wish = Wish(
         digests=_digests(options) if options.method else None,
         refusal=people.refusal,
+        stays=people.is_prepared,
         verify=options.verify,
         dry_run=options.dry_run,
     )
-    return Store(), wish, people.real
+    return Store(), wish, people
 
 
 def _digests(options: argparse.Namespace) -> set[str]:
@@ -172,6 +190,12 @@ class _People:
                 found.add(kind.name if kind else cohort["name"])
         return found
 
+    def is_prepared(self, described: Mapping[str, Any]) -> bool:
+        """Whether a stage is a prepared cohort itself: all recordings, and the people's ids."""
+        from benchmark.cohorts.prepared import PreparedCohort
+
+        return issubclass(self._kinds.get(described.get("name"), object), PreparedCohort)
+
     def refusal(self, described: Mapping[str, Any]) -> str:
         """Return why a stage must not be carried, or nothing.
 
@@ -179,7 +203,10 @@ class _People:
         """
         from benchmark.cohorts.prepared import PreparedCohort, stands_on_other
 
-        for cohort in self._in(described):
+        found = list(self._in(described))
+        if not found:  # perhaps a cohort itself
+            return f"whose data {described.get('name')} holds is not known here"
+        for cohort in found:
             kind = self._kinds.get(cohort["name"])
             if kind is None:
                 return f"no cohort {cohort['name']} is known here"
@@ -215,7 +242,7 @@ class _People:
 
 def _told(journey: Journey, options: argparse.Namespace, cohorts: set[str]) -> int:
     if options.json:
-        kinds = ("moved", "there", "damaged", "refused")
+        kinds = ("moved", "there", "left", "damaged", "refused")
         told = {kind: [item._asdict() for item in getattr(journey, kind)] for kind in kinds}
         told |= {"folder": str(options.folder), "bytes": journey.bytes, "dry_run": options.dry_run}
         print(json.dumps(told, indent=1))
@@ -242,6 +269,8 @@ def _text(journey: Journey, options: argparse.Namespace, cohorts: set[str]) -> s
         f"{verb} {len(journey.moved):,} artifacts, {amount(journey.bytes)}; "
         f"{len(journey.there):,} were there already"
     )
+    for item in journey.left:
+        lines.append(f"left where it is: {item.label}, which is prepared on either machine")
     for item in journey.damaged:
         lines.append(f"damaged, left out: {item.label} ({item.digest[:12]}): {item.message}")
     reasons: dict[str, int] = {}

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -112,11 +113,12 @@ def together(
         told = (trainable, context.folders, context.resume, context.device)
         helpers: list[BaseProcess] = []
         try:
-            for rank in range(1, devices):
-                own = (assist, *told, meeting, rank, devices, share)
-                helper = spawn.Process(target=_help, args=own, daemon=True)
-                helper.start()
-                helpers.append(helper)
+            with _uninterrupted():
+                for rank in range(1, devices):
+                    own = (assist, *told, meeting, rank, devices, share)
+                    helper = spawn.Process(target=_help, args=own, daemon=True)
+                    helper.start()
+                    helpers.append(helper)
             torch.set_num_threads(share)
             for rank, helper in enumerate(helpers, start=1):
                 while not _arrived(meeting, rank).exists():  # nobody is waited for who has died
@@ -142,6 +144,20 @@ def together(
                 helper.join()
             if dist.is_initialized():
                 dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C from processes that are started, also while they import what they need.
+
+    The first one is told of it, and ends them.
+    """
+    resource_tracker.ensure_running()  # whose own start would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _arrived(meeting: Path, rank: int) -> Path:
@@ -185,7 +201,7 @@ def _help(
 ) -> None:
     """Be one of the other processes."""
     mask_messages()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for good, whatever a library lets through
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.use_deterministic_algorithms(True)

@@ -239,7 +239,8 @@ class Store:
         try:
             self.verify(digest)
         except MissingArtifactError:
-            return
+            if self.path(digest).exists() and not self.has(digest):
+                self._set_aside(digest)  # it has lost its manifest, and is in the way
         except CorruptArtifactError:
             self._set_aside(digest)
 

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
+import math
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +35,14 @@ from benchmark.engine.store import (
     CorruptArtifactError,
     Store,
 )
-from benchmark.engine.verified import check, copy_file, read_manifest, write_file
+from benchmark.engine.verified import (
+    check,
+    copy_file,
+    is_own,
+    is_whole,
+    read_manifest,
+    write_file,
+)
 
 FORMAT = 1
 ABOUT = "about.json"
@@ -65,12 +75,15 @@ class Journey:
         Not as they were committed, and left where they are.
     refused
         Not to be carried, and why.
+    left
+        Not carried because either machine has its own.
     """
 
     moved: list[Item] = field(default_factory=list)
     there: list[Item] = field(default_factory=list)
     damaged: list[Item] = field(default_factory=list)
     refused: list[Item] = field(default_factory=list)
+    left: list[Item] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
@@ -93,6 +106,8 @@ class Wish:
         Those, as far as they are there; None: all.
     refusal
         Told what a stage is, as `Stage.describe` does: why it must not be carried, or nothing.
+    stays
+        Told the same: whether either machine has its own.
     verify
         Whether what is at the other end is read too, and replaced where it is damaged. Otherwise
         its sizes have to do.
@@ -102,6 +117,7 @@ class Wish:
 
     digests: Collection[str] | None = None
     refusal: Callable[[Mapping[str, Any]], str] = lambda described: ""
+    stays: Callable[[Mapping[str, Any]], bool] = lambda described: False
     verify: bool = False
     dry_run: bool = False
 
@@ -140,8 +156,10 @@ def pull(store: Store, folder: Path, wish: Wish, reporter: Reporter) -> Journey:
         raise UserError(f"{folder} holds no artifacts; ecgcmr store push {folder} brings some")
     if folder.resolve() == store.root.resolve():
         raise UserError(f"{folder} is this machine's store")
-    journey = _carry(folder / "done", _Store(store), wish, reporter)
-    if not wish.dry_run:
+    if wish.dry_run:
+        return _carry(folder / "done", _Store(store), wish, reporter)
+    with _alone(store, reporter):
+        journey = _carry(folder / "done", _Store(store), wish, reporter)
         _learn_durations(store, folder)
     return journey
 
@@ -180,21 +198,12 @@ class _Folder:
         self._done = folder / "done"
         self.folder = folder
 
-    def has(self, digest: str, verify: bool) -> bool:
-        try:
-            manifest, _ = read_manifest(self._done, digest)
-            for name, expected in manifest["files"].items():
-                check(self._done / digest / name, expected, deep=verify)
-        except (ArtifactError, OSError, ValueError):
-            return False
-        return True
-
     def begin(self, digest: str) -> Path:
         # Whoever looks from here on finds nothing, until all of it is good.
         (self._done / digest / MANIFEST).unlink(missing_ok=True)
         return self._done / digest
 
-    def end(self, digest: str, manifest: bytes) -> None:
+    def end(self, digest: str, files: Mapping[str, Any], manifest: bytes) -> None:
         write_file(self._done / digest / MANIFEST, manifest)
         for left in (self._done / digest).rglob(".*.part"):  # by whoever was killed
             left.unlink(missing_ok=True)
@@ -210,25 +219,14 @@ class _Store:
         self._store = store
         self.folder = store.root
 
-    def has(self, digest: str, verify: bool) -> bool:
-        if not self._store.has(digest):
-            return False
-        try:
-            if verify:
-                self._store.verify(digest)
-            else:
-                self._store.manifest(digest, keep=False)
-        except ArtifactError:
-            return False
-        return True
-
     def begin(self, digest: str) -> Path:
         return self._store.root / "work" / digest / "arriving"
 
-    def end(self, digest: str, manifest: bytes) -> None:
+    def end(self, digest: str, files: Mapping[str, Any], manifest: bytes) -> None:
         arriving, store = self.begin(digest), self._store
-        for left in arriving.rglob(".*.part"):  # by whoever was killed
-            left.unlink(missing_ok=True)
+        for path in arriving.rglob("*"):  # by whoever was killed, perhaps at another's artifact
+            if path.is_file() and path.relative_to(arriving).as_posix() not in files:
+                path.unlink()
         write_file(arriving / MANIFEST, manifest)
         store.quarantine(digest)  # what is damaged; what is whole stays, and this is dropped
         try:
@@ -259,6 +257,22 @@ def _open_folder(folder: Path, reporter: Reporter) -> None:
         )
 
 
+@contextlib.contextmanager
+def _alone(store: Store, reporter: Reporter) -> Iterator[None]:
+    """Have other pulls into the store wait: what has arrived by half is gone on with by any."""
+    handle = os.open(store.root / "pull.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            reporter.line(f"another pull into {store.root} is going on: this one waits for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_UN)  # closing leaves it to whoever was forked meanwhile
+        os.close(handle)
+
+
 def _make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(OSError):  # a file system without permissions
@@ -269,12 +283,16 @@ def _make_folder(folder: Path) -> None:
 
 
 def _chosen(done: Path, digests: Collection[str] | None) -> list[str]:
-    here = {path.name for path in done.iterdir() if (path / MANIFEST).exists()}
+    here = {
+        path.name
+        for path in done.iterdir()
+        if re.fullmatch("[0-9a-f]{64}", path.name) and (path / MANIFEST).exists()
+    }
     return sorted(here if digests is None else here & set(digests))
 
 
 def _carry(source: Path, target: _Folder | _Store, wish: Wish, reporter: Reporter) -> Journey:
-    journey, waiting = Journey(), []
+    journey, waiting, arrived = Journey(), [], target.folder / "done"
     for digest in _chosen(source, wish.digests):
         item = Item(digest, digest[:12], 0)
         try:
@@ -284,9 +302,11 @@ def _carry(source: Path, target: _Folder | _Store, wish: Wish, reporter: Reporte
             continue
         size = sum(file["bytes"] for file in manifest["files"].values())
         item = Item(digest, manifest["label"], size)
-        if reason := wish.refusal(manifest["stage"]):
+        if wish.stays(manifest["stage"]):
+            journey.left.append(item)
+        elif reason := wish.refusal(manifest["stage"]):
             journey.refused.append(item._replace(message=reason))
-        elif target.has(digest, wish.verify):
+        elif is_whole(arrived, digest, wish.verify):
             journey.there.append(item)
         else:
             waiting.append((item, manifest["files"], raw))
@@ -305,23 +325,30 @@ def _carry(source: Path, target: _Folder | _Store, wish: Wish, reporter: Reporte
         for item, files, raw in waiting:
             before = done
             try:
+                # Brought by somebody else meanwhile.
+                if is_whole(arrived, item.digest, wish.verify):
+                    raise FileNotFoundError
                 _copy(source / item.digest, target, item, files, raw, moved)
                 journey.moved.append(item)
             except CorruptArtifactError as error:
                 journey.damaged.append(item._replace(message=error.file))
                 done = before + item.bytes
             except FileNotFoundError:  # somebody else has brought it, and cleared up
-                if not target.has(item.digest, verify=False):
+                if not is_whole(arrived, item.digest, deep=False):
                     raise
                 journey.there.append(item)
                 done = before + item.bytes
     except OSError as error:
+        so_far = f"{len(journey.moved):,} artifacts ({amount(journey.bytes)}) have arrived"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"the disk of {target.folder} is full; {len(journey.moved):,} artifacts "
-                f"({amount(journey.bytes)}) have arrived: make room and run the same command again"
+                f"the disk of {target.folder} is full; {so_far}: make room and run the same "
+                "command again"
             ) from None
-        raise
+        raise UserError(
+            f"{target.folder} can no longer be written to ({error.strerror or error}); {so_far}: "
+            "put that right and run the same command again"
+        ) from None
     except KeyboardInterrupt:
         reporter.line("interrupted: what has arrived stays, and the same command goes on")
         raise
@@ -353,13 +380,13 @@ def _copy(
         try:
             check(copy, expected, deep=True)
         except (OSError, ValueError):
-            original, damaged = source / name, CorruptArtifactError(item.digest, name)
-            if original.is_symlink():  # out of the folder, perhaps
+            damaged = CorruptArtifactError(item.digest, name)
+            if not is_own(source, name, expected):
                 raise damaged from None
-            copy_file(original, copy, expected, damaged, lambda n: moved(n, item.label))
+            copy_file(source / name, copy, expected, damaged, lambda n: moved(n, item.label))
         else:
             moved(expected["bytes"], item.label)
-    target.end(item.digest, raw)
+    target.end(item.digest, files, raw)
 
 
 def _learn_durations(store: Store, folder: Path) -> None:
@@ -371,7 +398,8 @@ def _learn_durations(store: Store, folder: Path) -> None:
             for line in file:
                 with contextlib.suppress(ValueError, TypeError):
                     kind, seconds = json.loads(line)
-                    yield str(kind), json.dumps([str(kind), float(seconds)])
+                    if 0 <= float(seconds) < math.inf:
+                        yield str(kind), json.dumps([str(kind), float(seconds)])
 
     known = {kind for kind, _ in lines(own)}
     sources = [*sorted((folder / "durations").glob("*.jsonl")), folder / "durations.jsonl"]

@@ -12,9 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from benchmark.api import UserError
-from benchmark.engine.store import MANIFEST, CorruptArtifactError, MissingArtifactError
+from benchmark.engine.store import (
+    MANIFEST,
+    ArtifactError,
+    CorruptArtifactError,
+    MissingArtifactError,
+)
 
 CHUNK = 1 << 20
+LONGEST = 200  # bytes of a file's name: while it is written it has a longer one
 
 
 def read_manifest(done: Path, digest: str) -> tuple[dict[str, Any], bytes]:
@@ -29,11 +35,14 @@ def read_manifest(done: Path, digest: str) -> tuple[dict[str, Any], bytes]:
         raw = (done / digest / MANIFEST).read_bytes()
         manifest = json.loads(raw)
         sound = manifest["digest"] == digest and isinstance(manifest["stage"], dict)
-        sound &= isinstance(manifest["label"], str)
-        for name, expected in manifest["files"].items():
+        sound &= isinstance(manifest["label"], str) and manifest["label"].isprintable()
+        files = manifest["files"]
+        for name, expected in files.items():
             path = PurePosixPath(name)
             inside = not path.is_absolute() and ".." not in path.parts and name == str(path)
-            sound &= inside and name != MANIFEST and "\\" not in name
+            sound &= inside and name not in (MANIFEST, ".") and "\\" not in name
+            sound &= name.isprintable() and len(name.encode()) <= LONGEST
+            sound &= not any(str(parent) in files for parent in path.parents)
             sound &= isinstance(expected["bytes"], int) and isinstance(expected["sha256"], str)
     except FileNotFoundError:
         raise MissingArtifactError(digest, MANIFEST) from None
@@ -52,6 +61,27 @@ def check(path: Path, expected: Mapping[str, Any], deep: bool) -> None:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
                 raise ValueError(path)
+
+
+def is_whole(done: Path, digest: str, deep: bool) -> bool:
+    """Whether an artifact is there with all its files: their sizes, or their checksums too."""
+    try:
+        manifest, _ = read_manifest(done, digest)
+        for name, expected in manifest["files"].items():
+            check(done / digest / name, expected, deep)
+    except (ArtifactError, OSError, ValueError):
+        return False
+    return True
+
+
+def is_own(folder: Path, name: str, expected: Mapping[str, Any]) -> bool:
+    """Whether a file lies in a folder, not behind a link out of it, and may be worth reading."""
+    path = folder / name
+    try:
+        own = path.is_file() and path.resolve() == folder.resolve() / name
+        return own and path.stat().st_size == expected["bytes"]
+    except OSError:
+        return False
 
 
 def copy_file(
@@ -85,6 +115,8 @@ def copy_file(
                 out.write(chunk)
                 hashed.update(chunk)
                 size += len(chunk)
+                if size > expected["bytes"]:  # somebody is writing to it
+                    raise damaged
                 moved(len(chunk))
             out.flush()
             os.fsync(out.fileno())
