@@ -22,6 +22,8 @@ from typing import Any
 
 from benchmark.api import Cohort, UserError
 from benchmark.catalogue import Catalogue
+from benchmark.engine.executors import leftovers
+from benchmark.engine.executors.jobs import SILENT
 from benchmark.engine.progress import amount
 from benchmark.engine.store import ArtifactError, Store
 from benchmark.registry import TRACKS, registry, suggestion, track_module
@@ -44,6 +46,7 @@ REASONS = {
     "abandoned": "unfinished, and nobody goes on with it",
     "failure": "a failure of a stage that is no more",
     "prepared": "the prepared cohort itself",
+    "over": "plans, and logs of jobs that have ended",
 }
 
 
@@ -155,6 +158,16 @@ def find(store: Store, wish: Wish) -> Garbage:
         found.items.append(item)
     for item, used in _leftovers(store, wish, catalogue, now):
         add(item, used)
+    for left in leftovers.leftovers(store):
+        label = str(left.path.relative_to(store.root))
+        size = 0
+        with contextlib.suppress(FileNotFoundError):  # somebody else clears the store too
+            size = size_of(left.path) if left.path.is_dir() else left.path.lstat().st_size
+        item = Item("", left.kind, label, left.busy or "over", size)
+        limit = left.limit if wish.unused_for is None else min(left.limit, wish.unused_for)
+        if now - left.used > limit:
+            kept = left.busy or not in_use.isdisjoint(left.digests)
+            (found.busy if kept else found.items).append(item)
     if wish.prepared:
         size = size_of(store.root / "prepared" / wish.prepared)
         item = Item("", "", f"prepared cohort {wish.prepared}", "prepared", size)
@@ -173,7 +186,11 @@ def remove(store: Store, found: Garbage, wish: Wish) -> Garbage:
     gone = 0
     if any(item.reason == "prepared" for item in found.items):
         _remove_prepared(store.root / "prepared" / wish.prepared)
+    over = {store.root / item.label for item in found.items if item.reason == "over"}
+    gone += leftovers.remove(store, over) if over else 0
     for item in found.items:
+        if item.reason == "over":
+            continue
         if item.reason == "prepared":
             gone += 1
         elif item.reason == "failure":
@@ -384,6 +401,8 @@ def text(store: Store, found: Garbage) -> str:
         lines.append(f"kept: {len(found.spared):,} scores, {size} (--scores removes them too)")
     if found.busy:
         lines.append(f"kept: {len(found.busy):,} in use, or used in the last day by running work")
+        silent = sum(item.reason == SILENT.reason for item in found.busy)
+        lines += [f"    {silent} of jobs that may run yet: {SILENT.reason}"] if silent else []
     size = amount(sum(item.bytes for item in found.items))
     if not found.items:
         lines.append("there is nothing to remove")

@@ -90,7 +90,7 @@ def bring(
             report = execute(targets, store, train=train, **common, **settings)
             # What other processes have made is looked at before it is read, except by a worker.
             whole = settings.get("share") or not any(map(store.damage, targets))
-            if whole or not report.ok:
+            if whole or report.queued or not report.ok:
                 break
     return report
 

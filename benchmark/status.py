@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmark.engine.executors.jobs import queued, summary
+from benchmark.engine.executors.jobs import array_of, queued, stuck, summary
 from benchmark.engine.progress import amount, clock
 from benchmark.engine.provenance import code_hash
 from benchmark.engine.store import ArtifactError, Store
@@ -212,9 +212,10 @@ def text(report: dict[str, Any], tracebacks: bool = False) -> str:
             since = "" if stage["seconds"] is None else f" for {clock(stage['seconds'])}"
             lines.append(f"running: {stage['label']}{since}, {where}")
     if report["queued"]:
-        arrays = dict.fromkeys(job["job"].partition("_")[0] for job in report["queued"])
+        arrays = dict.fromkeys(array_of(job["job"]) for job in report["queued"])
         said = summary((job["state"], job["reason"]) for job in report["queued"])
         lines.append(f"SLURM's jobs {' '.join(arrays)}: {said}")
+        lines += stuck((job["job"], job["reason"]) for job in report["queued"])
     for stage in report["unfinished"]:
         line = f"unfinished: {stage['label']}, {amount(stage['bytes'])}"
         lines.append(f"{line}; a run that needs it goes on from there")

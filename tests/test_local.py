@@ -393,6 +393,11 @@ def test_jobs_hold_one_kind_of_stage_and_nothing_of_their_own_wave(store, notes)
     assert [job.threads for job in waves[1]] == [1, 2, 1, 1]
 
 
+def test_no_job_names_more_stages_than_a_command_line_holds(store):
+    (wave,) = bundles([Step(key=str(number)) for number in range(3000)], store)
+    assert [len(bundle.stages) for bundle in wave] == [1000, 1000, 1000]
+
+
 # --------------------------------------------------------------------- through the command line
 
 

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
+import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+from programs import say
 from steps import Deadly, Device, Failing, Pooled, Resumed, Step, Wide, journal
 from sweeps import slurm_is_here, sweep
 
@@ -16,8 +20,9 @@ from benchmark.cli import main
 from benchmark.engine.executors import inline, jobs, slurm
 from benchmark.engine.executors.commands import bundles
 from benchmark.engine.executors.resources import Resources, Settings, _minutes
-from benchmark.engine.progress import Reporter
+from benchmark.engine.progress import Outcome, Report, Reporter
 from benchmark.engine.store import Store
+from benchmark.runner import bring
 from benchmark.stage import topological
 from benchmark.status import status
 from benchmark.status import text as status_text
@@ -114,6 +119,8 @@ def test_who_comes_back_finds_the_jobs_and_a_job_whose_time_is_up_goes_on(store,
     assert report.ok
     assert [outcome.label for outcome in report.queued] == ["step long"]
     assert "scancel" in text
+    _, text = do(store, step, detach=True)
+    assert "SLURM has 1 jobs for this already" in text
     (queued,) = jobs.queued(store)
     assert queued["stages"] == [step.digest]
     assert f"SLURM's jobs {queued['job']}: 1 " in status_text(status(store))
@@ -139,6 +146,25 @@ def test_what_slurm_refuses_is_said(store, notes):
     with pytest.raises(UserError, match="no partition 'none-such'"):
         do(store, step, options=["partition=none-such"])
     assert not list((store.root / "slurm").glob("*"))
+
+
+class Obedient(io.StringIO):
+    """Does what the message says one could."""
+
+    def write(self, text):
+        if "does not pass by itself: " in text:
+            todo = text.partition("does not pass by itself: ")[2].partition(" lets")[0]
+            subprocess.run(shlex.split(todo), check=True)
+        return super().write(text)
+
+
+@with_slurm
+def test_jobs_that_will_not_begin_are_named_with_what_to_do(store, notes):
+    step = Step(key="held", journal=notes)
+    stream = Obedient()
+    report, _ = do(store, step, options=["hold"], reporter=Reporter(stream))
+    assert report.ok
+    assert stream.getvalue().count("(JobHeldUser), which does not pass by itself: scontrol") == 1
 
 
 # ------------------------------------------------------------------------------ what goes wrong
@@ -268,15 +294,8 @@ def test_boards_are_the_inline_executors(ecgcmr, tmp_path):
 def programs(tmp_path, monkeypatch):
     """Make programs that say what SLURM's would."""
     folder = tmp_path / "bin"
-    folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-    def make(name, said="", code=0):
-        path = folder / name
-        path.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\nexit {code}\n")
-        path.chmod(0o755)
-
-    return make
+    return partial(say, folder)
 
 
 GPU_NODES = "gpu*|64|256000|1-00:00:00|gpu:a100:4\nlong|128+|512000|infinite|(null)"
@@ -303,6 +322,25 @@ def test_jobs_ask_for_what_their_stages_need(store, programs):
     assert train.options == {"cpus_per_task": 1, "mem": "16G", "gres": "gpu:1", "qos": "low"}
     assert train.worker == ["--device", "cuda", "--workers", "1"]
     assert [small.minutes, train.minutes] == [30, 120]
+
+
+def test_options_of_the_environment_hold_unless_others_are_given(store, programs, monkeypatch):
+    for name, value in (("ACCOUNT", "ours"), ("PARTITION", "gpu"), ("TIMELIMIT", "1")):
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    (one,) = asked(programs, store, [Step(key="s")], ["partition=long"]).values()
+    assert one.options["account"] == "ours"
+    assert one.options["partition"] == "long"
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "1")
+    with jobs._clean_environment():
+        seen = {name for name in os.environ if name.startswith(("SBATCH_", "SLURM_"))}
+    assert seen == {"SLURM_CONF"}, "what would stand above a job's own options is hidden"
+    assert os.environ["SBATCH_ACCOUNT"] == "ours"
+
+
+def test_no_memory_is_asked_for_where_slurm_does_not_know_of_any(store, programs):
+    (one,) = asked(programs, store, [Step(key="s")], nodes="all*|4|1|infinite|(null)").values()
+    assert "mem" not in one.options
 
 
 def test_jobs_without_a_gpu_make_everything(store, programs):
@@ -346,13 +384,102 @@ def test_options_that_are_none_are_refused(option):
 def test_a_scheduler_that_does_not_answer_has_lost_nothing(store, programs):
     programs("squeue", code=1)
     assert jobs.states() is None
-    programs("squeue", "7_1|RUNNING|None|ecgcmr-a\n8|PENDING|a|b|ecgcmr-c|d")
+    programs("squeue", "CLUSTER: a\n7_1|RUNNING|None|ecgcmr-a\n8|PENDING|a|b|ecgcmr-c|d")
     found = jobs.states()
     assert found["ecgcmr-a", "7_1"] == jobs.State("RUNNING", "None")
     submission = jobs.Submission(store.root / "slurm" / "a", jobs={"7_1": ["x"], "7_2": ["y"]})
     assert list(submission.live(found)) == ["7_1"]
     other = jobs.Submission(store.root / "slurm" / "b", jobs={"7_1": ["x"]})
     assert not other.live(found), "an id that a cluster set up anew gives again is another job"
+
+
+def test_nothing_is_submitted_or_removed_while_squeue_is_silent(store, programs, notes):
+    step = Step(key="one", journal=notes)
+    folder = store.root / "slurm" / "a"
+    folder.mkdir(parents=True)
+    jobs.Submission(folder, jobs={"7": [step.digest]}).save()
+    programs("sinfo", GPU_NODES)
+    programs("squeue", code=1)
+    programs("sbatch", "Submitted batch job 9")
+    with pytest.raises(UserError, match="SLURM does not answer"):
+        do(store, step)
+    assert [path.name for path in folder.parent.iterdir()] == ["a"]
+    assert "SLURM's jobs 7: 1 unknown (SLURM does not answer here)" in status_text(status(store))
+    inline.execute([step], store, train=None, device="cpu")
+    jobs.tidy(store)
+    assert folder.exists()
+    programs("squeue", "7|PENDING|Priority|ecgcmr-a")
+    jobs.tidy(store)
+    assert folder.exists(), "its job is still to come"
+    programs("squeue")
+    jobs.tidy(store)
+    assert not folder.exists()
+
+
+def test_what_is_queued_is_not_asked_for_again(store, monkeypatch):
+    calls = []
+
+    def execute(targets, *_, **__):
+        calls.append(targets)
+        return Report(queued=[Outcome(stage.label, stage.digest) for stage in targets])
+
+    monkeypatch.setattr(slurm, "execute", execute)
+    assert bring([Step(key="one")], store, executor="slurm", detach=True).ok
+    assert len(calls) == 1
+
+
+def test_ctrl_c_waits_until_jobs_are_written_down():
+    written = []
+
+    def work():
+        with slurm._undivided():
+            os.kill(os.getpid(), signal.SIGINT)
+            # As sbatch, which a terminal tells too.
+            child = subprocess.run(["sh", "-c", "kill -INT $$; echo on"], capture_output=True)
+            written.append(child.stdout)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert written == [b"on\n"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "option"),
+    [
+        ("PartitionTimeLimit", "--slurm time="),
+        ("QOSMaxWallDurationPerJobLimit", "--slurm time="),
+        ("AssocMaxCpuMinutesPerJobLimit", "--slurm time="),
+        ("QOSMaxCpuPerJobLimit", "--slurm cpus-per-task="),
+        ("QOSMaxMemoryPerJob", "--slurm mem="),
+        ("MaxMemPerLimit", "--slurm mem="),
+        ("AssocMaxGRESPerNode", "--slurm device.gres="),
+        ("QOSMaxNodePerJobLimit", "qos="),
+        ("QOSMinGRES", "qos="),
+        ("PartitionConfig", "--slurm partition="),
+        ("BadConstraints", "--slurm constraint="),
+        ("InvalidAccount", "--slurm account="),
+        ("InvalidQOS", "--slurm qos="),
+        ("JobHeldAdmin", "scontrol release 7,8 "),
+        ("launch_failed_requeued_held", "scontrol release 7,8 "),
+    ],
+)
+def test_reasons_that_do_not_pass_come_with_the_option_to_change(reason, option):
+    (line,) = jobs.stuck([("7_1", reason), ("7_2", reason), ("8", reason), ("9", "Resources")])
+    assert line.startswith(f"SLURM does not begin 3 of the jobs ({reason})")
+    assert option in line
+    assert "release" in line or "scancel --state=PENDING 7 8, and" in line
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *("None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit"),
+        *("QOSMaxJobsPerUserLimit", "QOSMaxCpuPerUserLimit", "AssocGrpCpuLimit", "Reservation"),
+        *("AssocMaxJobsLimit", "MaxGRESPerAccount", "ReqNodeNotAvail,_UnavailableNodes:n1"),
+    ],
+)
+def test_reasons_that_pass_by_themselves_are_no_trouble(reason):
+    assert jobs.stuck([("7", reason)]) == []
 
 
 def test_without_slurm_the_command_says_so(store, monkeypatch, capsys, tmp_path):

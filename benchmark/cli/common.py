@@ -154,7 +154,8 @@ def print_commands(options: argparse.Namespace, targets: Sequence[Stage], store:
     from benchmark.engine.executors.commands import commands
 
     asked = [word for word in options.arguments if word != "--commands"]
-    print(commands(targets, store, [*asked, "--executor", "none"], options.device), end="")
+    finish = [*asked, "--executor", "none"]
+    print(commands(targets, store, finish, options.device, device_count(options)), end="")
 
 
 def make_request(

@@ -10,8 +10,10 @@ from benchmark.cli.common import command
 
 EXAMPLES = """\
 Without options: artifacts that today's code cannot make any more (a stage has another version,
-other fields or another input), damaged ones, unfinished work that was left for a week, and failures
-of stages that are no more. What somebody is at work on, and what that work stands on, stays.
+other fields or another input), damaged ones, unfinished work that was left for a week, failures of
+stages that are no more, plans whose stages are all there (others after a month), logs and records
+of SLURM's jobs that ended more than a day ago. What somebody is at work on, what that work stands
+on, and what SLURM still has jobs of, stays.
 
 examples:
   ecgcmr gc                              what would go, and how much that is

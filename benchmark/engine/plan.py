@@ -7,6 +7,7 @@ same: other code would leave other results under these names.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -114,6 +115,8 @@ def read_plan(path: Path, restorer: Callable[[list[str]], Restorer]) -> Plan:
         raise UserError(f"cannot read the plan {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is not a plan; ecgcmr run --commands writes one") from None
+    with contextlib.suppress(OSError):  # it is in use, `leftovers` sees
+        os.utime(path)
     for name in modules:
         try:
             import_module(name)

@@ -18,8 +18,12 @@ from benchmark.engine.progress import amount, duration
 from benchmark.engine.store import Store
 from benchmark.stage import Stage
 
+PLANS = "plans"
+"""Folder of the store."""
 BUNDLE_SECONDS = 600.0
 """How long a job may take: shorter stages share one, which starts Python and torch once."""
+BUNDLE_STAGES = 1000
+"""How many it may name, however short they are: no scheduler takes a line of any length."""
 
 HEAD = """\
 # {count} jobs for {stages} stages; about {seconds} in all.
@@ -102,7 +106,8 @@ def _bundled(wave: Sequence[Stage], store: Store) -> Iterator[list[Stage]]:
         seconds = 0.0
         for stage in stages:
             own = _seconds(stage, store)
-            if bundle and seconds + own > BUNDLE_SECONDS:
+            full = seconds + own > BUNDLE_SECONDS or len(bundle) == BUNDLE_STAGES
+            if bundle and full:
                 yield bundle
                 bundle, seconds = [], 0.0
             bundle.append(stage)
@@ -120,7 +125,11 @@ def _order(name: str) -> tuple[int, ...]:
 
 
 def commands(
-    targets: Sequence[Stage], store: Store, finish: Sequence[str], device: str = "auto"
+    targets: Sequence[Stage],
+    store: Store,
+    finish: Sequence[str],
+    device: str = "auto",
+    devices: int = 1,
 ) -> str:
     """Return a shell script that makes the targets, and leave its plan in the store.
 
@@ -134,6 +143,8 @@ def commands(
         Arguments of the command that follows when all is done.
     device
         As `Context.device`.
+    devices
+        How many of them share the training of one stage.
     """
     missing = store.missing(targets)
     # Each line can stand alone: a scheduler passes on neither folder nor environment.
@@ -149,7 +160,9 @@ def commands(
             for bundle in wave:
                 digests = [stage.digest[:SHORT] for stage in bundle.stages]
                 own = ["stage", str(plan), *digests, "--once", "--device", device]
-                lines += [f"# {_describe(bundle)}\n", f"{program} {shlex.join(own)}\n"]
+                if bundle.on_device and devices > 1:
+                    own += ["--devices", str(devices)]
+                lines += [f"# {_describe(bundle, devices)}\n", f"{program} {shlex.join(own)}\n"]
     count = sum(map(len, jobs))
     seconds = duration(sum(bundle.seconds for wave in jobs for bundle in wave))
     head = HEAD.format(count=count, stages=len(missing), seconds=seconds)
@@ -162,19 +175,20 @@ def save_plan(missing: Sequence[Stage], store: Store) -> Path:
     """Leave a plan in the store, named by what it holds, and return its file."""
     tried = {failure["token"] for failure in store.failures()}
     text = "\n".join([*sorted(stage.digest for stage in missing), *sorted(tried)])
-    folder = store.root / "plans"
+    folder = store.root / PLANS
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:SHORT]}.json"
     write_plan(path, missing, tried)
     return path
 
 
-def _describe(bundle: Bundle) -> str:
+def _describe(bundle: Bundle, devices: int) -> str:
     labels = list(dict.fromkeys(stage.group for stage in bundle.stages))
     what = ", ".join(labels[:3]) + (f" and {len(labels) - 3} kinds more" if labels[3:] else "")
     where = f"{bundle.threads} {'core' if bundle.threads == 1 else 'cores'}"
     where += " or more" if bundle.pools else ""
-    where += ", a GPU where there is one" if bundle.on_device else ""
+    if bundle.on_device:
+        where += f", {devices} GPUs" if devices > 1 else ", a GPU where there is one"
     size = amount(sum(stage.estimate()[1] for stage in bundle.stages))
     after = f"after {', '.join(bundle.needs)}" if bundle.needs else "at once"
     many = f"{len(bundle.stages)} stages ({what})" if bundle.stages[1:] else what

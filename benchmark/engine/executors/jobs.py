@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmark.engine.executors.reasons import advice
 from benchmark.engine.executors.resources import Asked
 from benchmark.engine.executors.worker import STOP_SECONDS
 from benchmark.engine.plan import SHORT
@@ -41,6 +42,8 @@ ANSWER_SECONDS = 60.0
 """How long SLURM may take to answer a question."""
 TIMEOUTS = 20
 """How often a job that has run out of time goes on, with what was done."""
+WHERE = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SBATCH_CLUSTERS", "SLURM_CONF_SERVER"})
+"""Variables of the environment that say which SLURM is meant."""
 LINGER_SECONDS = 30.0
 """How long a job outlives its worker after SIGTERM, where SLURM may yet ask it to go on later."""
 
@@ -55,6 +58,10 @@ class State(NamedTuple):
     def over(self) -> bool:
         """Whether it never runs again."""
         return self.state in OVER
+
+
+SILENT = State("UNKNOWN", "SLURM does not answer here")
+"""What is known of a job where nobody can be asked."""
 
 
 @dataclass
@@ -94,6 +101,10 @@ class Submission:
             said = f": {own[-1].strip()}" if own else ""
         return f"{path}{said}"
 
+    def made(self, store: Store) -> bool:
+        """Whether everything it was for is there."""
+        return all(store.has(digest) for digests in self.jobs.values() for digest in digests)
+
     def save(self) -> None:
         """Write down the jobs there are by now."""
         draft = self.folder / ".jobs.json"
@@ -125,28 +136,62 @@ def states() -> dict[tuple[str, str], State] | None:
         return None
     found = {}
     for line in done.stdout.splitlines():
-        job, state, reason, comment = line.strip().split("|", 3)
-        found[comment, job] = State(state, reason)
+        parts = line.strip().split("|", 3)
+        if len(parts) == 4:  # else of another's comment of several lines, or a cluster's name
+            job, state, reason, comment = parts
+            found[comment, job] = State(state, reason)
     return found
 
 
-def tidy(store: Store, known: dict[tuple[str, str], State]) -> None:
+def tidy(store: Store) -> None:
     """Remove the files of submissions of which everything has been made."""
-    for submission in submissions(store):
-        made = all(store.has(digest) for jobs in submission.jobs.values() for digest in jobs)
-        if made and not submission.live(known):
-            shutil.rmtree(submission.folder, ignore_errors=True)
+    made = [submission for submission in submissions(store) if submission.made(store)]
+    # Asked after they were found: of a job that was submitted before then, it has heard.
+    known = states() if made else None
+    if known is not None:
+        for submission in made:
+            if not submission.live(known):
+                shutil.rmtree(submission.folder, ignore_errors=True)
 
 
 def queued(store: Store) -> list[dict[str, Any]]:
-    """Return the jobs that SLURM has for a store, as plain JSON."""
+    """Return the jobs that SLURM has, or may have, for a store, as plain JSON."""
     waiting = list(submissions(store))
-    known = (states() or {}) if waiting else {}
+    known = states() if waiting else {}
+    if known is None:
+        perhaps = [submission for submission in waiting if not submission.made(store)]
+        found = [(submission, dict.fromkeys(submission.jobs, SILENT)) for submission in perhaps]
+    else:
+        found = [(submission, submission.live(known)) for submission in waiting]
     return [
         {"job": job, "state": state.state, "reason": state.reason, "stages": submission.jobs[job]}
-        for submission in waiting
-        for job, state in submission.live(known).items()
+        for submission, live in found
+        for job, state in live.items()
     ]
+
+
+def array_of(job: str) -> str:
+    """Return the id by which one waits for a job's whole array, or ends it."""
+    return job.partition("_")[0]
+
+
+def stuck(live: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each reason that keeps jobs from beginning and does not pass by itself.
+
+    ``live`` holds for each job its id and SLURM's reason.
+    """
+    waiting: dict[str, list[str]] = {}
+    for job, reason in live:
+        waiting.setdefault(reason, []).append(job)
+    lines = []
+    for reason, jobs in waiting.items():
+        arrays = " ".join(dict.fromkeys(map(array_of, jobs)))
+        if todo := advice(reason, arrays):
+            lines.append(
+                f"SLURM does not begin {len(jobs)} of the jobs ({reason}), which does not pass by "
+                f"itself: {todo}"
+            )
+    return lines
 
 
 def summary(live: Iterable[tuple[str, str]]) -> str:
@@ -157,7 +202,7 @@ def summary(live: Iterable[tuple[str, str]]) -> str:
     live = list(live)
     counts = Counter(state.lower() for state, _ in live)
     parts = [f"{number} {name}" for name, number in sorted(counts.items())]
-    reasons = {reason for state, reason in live if state == "PENDING"} - {"None"}
+    reasons = {reason for state, reason in live if state in ("PENDING", SILENT.state)} - {"None"}
     return ", ".join(parts) + (f" ({', '.join(sorted(reasons))})" if reasons else "")
 
 
@@ -223,16 +268,21 @@ def submit(
     options = ["--once", *asked.worker]
     works = [Work((*program, *(s.digest[:SHORT] for s in part), *options)) for part in bundles]
     try:
-        with _without_job():
+        with _clean_environment():
             return [job.job_id for job in executor.submit_array(works)]
     except (FailedJobError, FailedSubmissionError) as error:
         raise RefusedError(" ".join(str(error).split())) from None
 
 
 @contextlib.contextmanager
-def _without_job() -> Iterator[None]:
-    """Forget the job that this process may itself be part of: sbatch would hand its limits on."""
-    kept = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith(("SLURM_", "SBATCH_"))}
+def _clean_environment() -> Iterator[None]:
+    """Hide from sbatch what stands above the options of a job in it.
+
+    That is what SBATCH_ variables say, of which `Settings` knows, and the limits of the job that
+    this process may itself be part of. Where SLURM is configured stays.
+    """
+    hidden = [k for k in os.environ if k.startswith(("SLURM_", "SBATCH_")) and k not in WHERE]
+    kept = {name: os.environ.pop(name) for name in hidden}
     try:
         yield
     finally:

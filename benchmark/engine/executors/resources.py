@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ PATIENCE = 600.0
 """How long a job without a GPU waits for somebody with one to make what it needs."""
 OWN = ("array", "comment", "dependency", "error", "open_mode", "output", "requeue", "signal")
 """What the executor sets itself."""
+FROM_ENVIRONMENT = ("account", "constraint", "partition", "qos", "reservation")
+"""Options that a user may have set for all jobs, as ``SBATCH_ACCOUNT``."""
 GPU_OPTIONS = frozenset({"gres", "gpus", "gpus_per_node", "gpus_per_task", "gpus_per_socket"})
 
 
@@ -44,6 +47,8 @@ class Settings:
             When it is no option, or one that the executor sets itself.
         """
         found: dict[str, dict[str, Any]] = {kind: {} for kind in ("", *KINDS)}
+        given_before = {name: os.environ.get(f"SBATCH_{name.upper()}") for name in FROM_ENVIRONMENT}
+        found[""] = {name: value for name, value in given_before.items() if value}
         for text in options:
             key, given, value = text.partition("=")
             kind, _, name = key.strip().rpartition(".")
@@ -143,7 +148,7 @@ class Resources:
         cpus = min(max(bundle.threads, POOL_CORES if bundle.pools else 1), nodes.cpus)
         cpus = int(own.get("cpus_per_task", cpus))
         options: dict[str, Any] = {"cpus_per_task": cpus}
-        if not own.keys() & {"mem", "mem_per_cpu", "mem_per_gpu"}:
+        if nodes.gigabytes and not own.keys() & {"mem", "mem_per_cpu", "mem_per_gpu"}:
             memory = 2**losses * (DEVICE_GB if gpu else GB_PER_CORE * cpus)
             options["mem"] = f"{min(memory, nodes.gigabytes)}G"
         if gpu and not own.keys() & GPU_OPTIONS:
@@ -164,7 +169,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class _Nodes:
-    """The largest there is of everything in a partition."""
+    """The largest there is of everything in a partition; no memory where SLURM does not know it."""
 
     cpus: int
     gigabytes: int
@@ -193,7 +198,7 @@ def _nodes(partition: str | None) -> _Nodes:
         raise UserError(f"SLURM has no partition {partition!r}; sinfo shows those there are")
     return _Nodes(
         max(_number(row[1]) for row in rows),
-        max(1, max(_number(row[2]) for row in rows) // 1024),
+        max(_number(row[2]) for row in rows) // 1024,
         min(_minutes(row[3]) for row in rows),
         any("gpu" in row[4] for row in rows),
     )

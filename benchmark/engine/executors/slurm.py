@@ -9,9 +9,12 @@ missing at the end; it may as well be gone. Jobs and this process meet in the st
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import shutil
+import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +30,9 @@ from benchmark.engine.executors.jobs import (
     RefusedError,
     State,
     Submission,
+    array_of,
     states,
+    stuck,
     submissions,
     submit,
     summary,
@@ -138,6 +143,27 @@ def _check() -> None:
     logging.getLogger("submitit").setLevel(logging.CRITICAL)
 
 
+@contextlib.contextmanager
+def _undivided() -> Iterator[None]:
+    """Let Ctrl-C wait: jobs that SLURM has taken and nobody has written down are found no more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which alone is told of signals
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.signal(n, lambda number, _: came.append(number)) for n in numbers}
+    # For sbatch, which inherits it: Ctrl-C in a terminal reaches that too.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 class _Watch:
     """The state of one call of `execute`."""
 
@@ -155,19 +181,26 @@ class _Watch:
         self._told: set[str] = set()
         self._lost: Counter[str] = Counter()
         self._said = ""
-        self._known: dict[tuple[str, str], State] = {}
-        self._ends: dict[tuple[str, str], State] = {}
-        self._ask()
+        self._stuck: set[tuple[str, str]] = set()
+        self._counted: set[tuple[str, str]] = set()
+        recorded = list(submissions(store))
+        known = states()  # asked after: of a job that was submitted before, it has heard
+        if known is None:
+            raise UserError(
+                "SLURM does not answer (squeue failed): nothing was submitted; try again"
+            )
+        self._known = known
+        self._ends = {key: state for key, state in known.items() if state.over}
         # What others, or this command before it was interrupted, have in SLURM's hands already.
-        self._submissions = [s for s in submissions(store) if self._live([s])]
+        self._submissions = [submission for submission in recorded if self._live([submission])]
         before = frozenset(failure["token"] for failure in store.failures())
         # A failure since the jobs were submitted is of this work, and not tried again by it.
         self._tried = before.intersection(*(s.tried for s in self._submissions))
+        if live := self._live():
+            reporter.line(f"SLURM has {len(live)} jobs for this already, which stay as they are")
 
     def bring(self) -> None:
         """Submit, watch, and submit again what was lost."""
-        if live := self._live():
-            self._reporter.line(f"SLURM has {len(live)} jobs for this already")
         while todo := self._todo():
             self._submit(todo)
             self._wait()
@@ -183,12 +216,12 @@ class _Watch:
         waiting = set().union(*(ours for _, ours in self._live().values()))
         report.queued = [outcome for outcome in report.blocked if outcome.digest in waiting]
         report.blocked = [outcome for outcome in report.blocked if outcome.digest not in waiting]
-        tidy(self._store, self._known)
+        tidy(self._store)
         return report
 
     def left_running(self) -> str:
         """Return what a person has to know about jobs that nobody watches."""
-        arrays = " ".join(sorted({_array(job) for job in self._live()}, key=int))
+        arrays = " ".join(sorted({array_of(job) for job in self._live()}, key=int))
         if not arrays:
             return "SLURM has no job for this any more, and the same command goes on"
         return (
@@ -234,25 +267,27 @@ class _Watch:
                 for begin in range(0, len(group), ARRAY):
                     part = [bundle.stages for bundle in group[begin : begin + ARRAY]]
                     inputs = {i.digest for stages in part for s in stages for i in s.inputs}
-                    after = {_array(maker[digest]) for digest in inputs & maker.keys()}
+                    after = {array_of(maker[digest]) for digest in inputs & maker.keys()}
                     try:
-                        ids = submit(
-                            submission,
-                            part,
-                            asked,
-                            store=self._store,
-                            after=sorted(after, key=int),
-                            parallel=self._parallel,
-                        )
+                        with _undivided():
+                            ids = submit(
+                                submission,
+                                part,
+                                asked,
+                                store=self._store,
+                                after=sorted(after, key=int),
+                                parallel=self._parallel,
+                            )
+                            made = [[stage.digest for stage in stages] for stages in part]
+                            submission.jobs |= dict(zip(ids, made, strict=True))
+                            submission.save()
+                            for job in ids:
+                                maker.update(dict.fromkeys(submission.jobs[job], job))
+                                self._known[submission.name, job] = State("PENDING", "None")
                     except RefusedError as error:
                         self._refused(submission, str(error), maker)
                         return
-                    for job, stages in zip(ids, part, strict=True):
-                        submission.jobs[job] = [stage.digest for stage in stages]
-                        maker.update(dict.fromkeys(submission.jobs[job], job))
-                        self._known[submission.name, job] = State("PENDING", "None")
-                    submission.save()
-                    told.append(f"  job {_array(ids[0])} x{len(ids)}: {asked}")
+                    told.append(f"  job {array_of(ids[0])} x{len(ids)}: {asked}")
         count = len(submission.jobs)
         self._reporter.line(f"submitted {count} jobs for {len(new)} stages, each with")
         self._reporter.line("\n".join(told))
@@ -284,6 +319,10 @@ class _Watch:
             live = self._live()
             if not live:
                 return
+            fresh = {(job, state.reason) for job, (state, _) in live.items()} - self._stuck
+            for line in stuck(sorted(fresh)):
+                self._reporter.line(line)
+            self._stuck |= fresh
             said = summary(state for state, _ in live.values())
             if said != self._said:
                 self._said = said
@@ -325,9 +364,10 @@ class _Watch:
             if not all(item.digest in done for item in stage.inputs):
                 continue
             found = next(self._jobs_of(stage), None)
-            if found is None:  # SLURM took no more jobs
-                continue
+            if found is None or (found[1], stage.digest) in self._counted:
+                continue  # SLURM took no more jobs
             submission, job = found
+            self._counted.add((job, stage.digest))
             state = self._ends.get((submission.name, job))
             what = f"job {job}" + (f" ({state.state.lower()})" if state else "")
             self._lost[stage.digest] += 1
@@ -347,8 +387,3 @@ class _Watch:
             for job, digests in submission.jobs.items():
                 if stage.digest in digests:
                     yield submission, job
-
-
-def _array(job: str) -> str:
-    """Return the id by which one waits for a job's whole array, or ends it."""
-    return job.partition("_")[0]
