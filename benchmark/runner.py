@@ -67,22 +67,22 @@ def bring(
     from benchmark.engine.executors.local import accelerators
     from benchmark.engine.executors.worker import orderly_end
 
-    there = accelerators(device) if devices > 1 or executor == "auto" else []
-    if there and len(there) < devices:
-        raise UserError(f"--devices is {devices}, and there are {len(there)} here; ask for fewer")
+    here = executor in ("auto", "inline", "local")
+    there = accelerators(device) if here and (devices > 1 or executor == "auto") else []
+    if here and device != "cpu" and len(there) < devices > 1:
+        text = f"--devices is {devices}, and there are {len(there)} GPUs here; ask for fewer, or "
+        raise UserError(f"{text}let as many processes share a training with --device cpu")
     if executor == "auto":
         several = (workers or 1) > 1 or len(there) > devices
         executor = "local" if several else "inline"
-    if devices > 1 and executor == "local":
+    if devices > 1 and executor in ("local", "slurm"):
         settings["devices"] = devices
-    elif devices > 1 and executor == "slurm":
-        raise UserError("a job of SLURM has one device; leave --devices out")
     execute = import_module(f"benchmark.engine.executors.{executor}").execute
 
-    def train(trainable: Trainable, context: Context) -> None:
+    def train(trainable: Trainable, context: Context) -> int:
         from benchmark.engine import training  # torch, only where something is trained
 
-        training.train(trainable, context, devices)
+        return training.train(trainable, context, devices)
 
     common = {"device": device, "workers": workers, "reporter": reporter}
     with orderly_end():

@@ -184,6 +184,24 @@ def test_equal_results_give_equal_bytes_whatever_the_run(rows, tmp_path):
     ]
 
 
+def test_devices_that_shared_a_training_are_paid_for_each(rows, tmp_path):
+    path = next(rows.rglob("mae.json"))
+    file = json.loads(path.read_text())
+    for row in file["rows"]:
+        row["run"] |= {"devices": 2, "device_seconds": 120.5}
+    path.write_text(json.dumps(file))
+    render(rows, tmp_path, INFO)
+    text = (tmp_path / "cost.md").read_text()
+    assert line_of(text, "mae")[6:] == [
+        *("3", "60.0", "2.0", "0.5", "1.00", "cpu", "2", "120.5", "ffffff-ffffff")
+    ]
+    assert line_of(text, "ptacl")[12:14] == ["1", "60.5"]
+    lines = (tmp_path / "cost.csv").read_text().splitlines()
+    assert lines[0].endswith(",git_sha,devices,device_seconds")
+    ends = {line.partition(",")[0]: line.split(",")[-2:] for line in lines[1:]}
+    assert (ends["mae"], ends["ptacl"]) == (["2", "120.5"], ["1", "60.5"])
+
+
 def test_the_pages_are_of_the_boards_in_the_folder(rows, tmp_path):
     render(rows, tmp_path / "boards", INFO)
     paths = render_index(rows, tmp_path / "boards", ["phenotype", "cvd"])

@@ -11,11 +11,14 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import mixing
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -29,7 +32,7 @@ from benchmark.engine import ranks
 from benchmark.engine.executors import local
 from benchmark.engine.split import Split, disagreement
 from benchmark.engine.store import Store
-from benchmark.engine.training import train
+from benchmark.engine.training import NonFiniteLossError, train
 from benchmark.registry import registry
 from benchmark.runner import bring
 from benchmark.stage import UNSET, bind
@@ -287,15 +290,64 @@ def test_a_resumed_training_on_two_devices_equals_an_undisturbed_one(tmp_path, i
     assert whole[1] == resumed[1]
 
 
-@pytest.mark.nightly
-def test_the_death_of_another_process_is_told(tmp_path, inputs):
-    def kill(done):
-        for child in multiprocessing.active_children():
-            child.kill()
+def family():
+    """Return the processes that this one has started, but for Python's own."""
+    children = psutil.Process().children(recursive=True)
+    return {c.pid for c in children if "resource_tracker" not in " ".join(c.cmdline())}
 
-    with pytest.raises(RuntimeError, match="the process of device 1 ended with -9"):
+
+def test_the_death_of_another_process_is_told(tmp_path, inputs):
+    killed = []
+
+    def kill(done):
+        if done == 3:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+                killed.append(time.monotonic())
+
+    before = family()
+    text = "on 2 devices: the process of device 1 was killed by SIGKILL; is there enough memory"
+    with pytest.raises(UserError, match=text):
         trained(labelled(toy.ToyLabelled), tmp_path, inputs, 2, kill)
+    (when,) = killed
+    assert time.monotonic() - when < 15
     assert not dist.is_initialized()
+    assert family() == before
+
+
+@pytest.mark.nightly
+def test_the_death_of_another_process_ends_a_wait_that_would_go_on(tmp_path, inputs, monkeypatch):
+    """As between GPUs, where a loss that comes of an abort may be anything."""
+    aborted = threading.Event()
+    monkeypatch.setattr(dist.ProcessGroup, "abort", lambda group: aborted.set())
+
+    def wait(done):
+        if done == 3:
+            (child,) = multiprocessing.active_children()
+            os.kill(child.pid, signal.SIGKILL)
+            assert aborted.wait(15)
+            raise NonFiniteLossError("the training loss is nan")
+
+    with pytest.raises(UserError, match="the process of device 1 was killed") as found:
+        trained(labelled(toy.ToyLabelled), tmp_path, inputs, 2, wait)
+    assert isinstance(found.value.__cause__, NonFiniteLossError)
+
+
+@pytest.mark.parametrize(("end", "after", "aborts"), [(-9, 60, 1), (1, 0.2, 0), (0, 1, 0)])
+def test_only_who_has_died_ends_what_goes_on_without_them(monkeypatch, end, after, aborts):
+    aborted = []
+    monkeypatch.setattr(ranks, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.5)
+    world = SimpleNamespace(abort=lambda: (aborted.append(True), over.set()))
+    monkeypatch.setattr(ranks.dist, "group", SimpleNamespace(WORLD=world))
+    over, lost = threading.Event(), threading.Event()
+    timer = threading.Timer(after, over.set)  # what this process itself comes to
+    timer.start()
+    try:
+        ranks._watch([SimpleNamespace(exitcode=None), SimpleNamespace(exitcode=end)], over, lost)
+    finally:
+        timer.cancel()
+    assert (len(aborted), lost.is_set()) == (aborts, bool(aborts))
 
 
 @pytest.mark.nightly
@@ -346,8 +398,17 @@ def test_workers_get_as_many_gpus_as_share_a_training(monkeypatch):
 
 def test_more_devices_than_there_are_is_said_before_anything_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "accelerators", gpus(2))
-    with pytest.raises(UserError, match="--devices is 3, and there are 2 here"):
+    with pytest.raises(UserError, match="--devices is 3, and there are 2 GPUs here"):
         bring([toy.COHORT], Store(tmp_path), devices=3)
+
+
+def test_processes_share_a_training_only_where_the_cpu_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "accelerators", gpus(0))
+    with pytest.raises(UserError, match=r"there are 0 GPUs here; .* --device cpu"):
+        bring([toy.COHORT], Store(tmp_path / "a"), devices=2)
+    assert bring([toy.COHORT], Store(tmp_path / "b"), devices=2, device="cpu").ok
+    report = bring([toy.COHORT], Store(tmp_path / "a"), devices=2, executor="none")
+    assert not report.ran, "what is only read from the store needs no device"
 
 
 def test_no_devices_are_asked_wrongly(capsys):

@@ -653,6 +653,21 @@ def test_cost_is_of_one_replicate_and_every_number_names_a_method(board, files):
     assert numbers == [str(i + 1) for _ in board["sections"] for i in range(count)]
 
 
+def test_devices_that_shared_a_training_are_paid_for_each(board, files):
+    files = copy.deepcopy(files)
+    for file in files:
+        for row in file["rows"]:
+            if file["method"] == "mae":
+                row["run"] |= {"devices": 2, "device_seconds": 180.5}
+    text = cost_page([board], costs(files))
+    rows = [cells for _, _, cells in Rows(text).rows if len(cells) == 12]
+    found = {cells[1][1].split()[0]: [cells[i][1] for i in (3, 4, 10)] for cells in rows}
+    assert found["method"] == ["device time [s]", "pretraining [s]", "devices"]
+    assert found["mae"] == ["60.2", "30.0", "2"]
+    assert found["same"] == ["30.2", "30.0", "1"]
+    assert "device seconds of pretraining and head, one replicate" in text
+
+
 def test_boards_do_not_depend_on_cost(text, files):
     files = copy.deepcopy(files)
     for file in files:

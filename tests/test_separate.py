@@ -145,6 +145,29 @@ def test_every_part_of_a_head_and_every_start_is_paid_for(store):
         for name, stages in {"head": heads, "pretraining": pretrained}.items():
             spent = sum(store.manifest(stage.digest)["seconds"] for stage in stages)
             assert cost[f"{name}_seconds"] == pytest.approx(spent, abs=0.006)
+        assert not {"devices", "device_seconds"} & cost.keys()
+
+
+def test_a_training_is_paid_for_on_every_device_that_shared_it(store, monkeypatch):
+    method = Guided(cohort=COHORT, seed=0, guide=guided(True).embedding.method.guide)
+    task = CVD(only=("AF",))
+    head = LINEAR.replace(task=task, embedding=Embed(method=method))
+    score = Score(head=head, metrics=task.metrics)
+    bring(store, score)
+    alone = run_of(Scored("toy", "linear", "ecg", 1.0, (score,)), store)
+    whole = type(store).manifest
+
+    def manifest(store, digest):
+        found = {**whole(store, digest), "seconds": 1.0}
+        if digest == method.digest:
+            return found | {"devices": 2}
+        return {name: value for name, value in found.items() if name != "devices"}  # older
+
+    monkeypatch.setattr(type(store), "manifest", manifest)
+    cost = run_of(Scored("toy", "linear", "ecg", 1.0, (score,)), store)
+    assert (cost.pop("devices"), cost.pop("device_seconds")) == (2, 4.0)  # 2 + guide + head
+    assert (cost["pretraining_seconds"], cost["head_seconds"]) == (2.0, 1.0)
+    assert cost.keys() == alone.keys()
 
 
 # ------------------------------------------------------------------------------ selected

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shlex
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import toy
 from programs import say
 from steps import Deadly, Device, Failing, Pooled, Resumed, Step, Wide, journal
 from sweeps import slurm_is_here, sweep
@@ -22,6 +24,8 @@ from benchmark.engine.executors.commands import bundles
 from benchmark.engine.executors.resources import Resources, Settings, _minutes
 from benchmark.engine.progress import Outcome, Report, Reporter
 from benchmark.engine.store import Store
+from benchmark.evaluation.embed import Embed
+from benchmark.registry import registry
 from benchmark.runner import bring
 from benchmark.stage import topological
 from benchmark.status import status
@@ -167,6 +171,21 @@ def test_jobs_that_will_not_begin_are_named_with_what_to_do(store, notes):
     assert stream.getvalue().count("(JobHeldUser), which does not pass by itself: scontrol") == 1
 
 
+@pytest.mark.nightly
+@with_slurm
+def test_devices_of_one_job_share_a_training_and_the_costs_say_so(store):
+    method = toy.ToyLabelled(
+        cohort=toy.COHORT, seed=0, fraction=1.0, task=registry().task("phenotype")
+    )
+    embedding = Embed(method=method)
+    report, text = do(store, embedding, devices=2)
+    assert report.ok
+    assert "x1: 2 cores, 30 min, 8G" in text
+    store = Store(store.root)
+    assert json.loads((store.open(method) / "history.json").read_text())["devices"] == 2
+    assert [store.manifest(s.digest)["devices"] for s in (method, embedding)] == [2, None]
+
+
 # ------------------------------------------------------------------------------ what goes wrong
 
 
@@ -301,12 +320,12 @@ def programs(tmp_path, monkeypatch):
 GPU_NODES = "gpu*|64|256000|1-00:00:00|gpu:a100:4\nlong|128+|512000|infinite|(null)"
 
 
-def asked(programs, store, wave, options=(), device="auto", lost=None, nodes=GPU_NODES):
+def asked(programs, store, wave, options=(), device="auto", lost=None, nodes=GPU_NODES, devices=1):
     programs("sinfo", nodes)
-    (jobs_of_wave,) = bundles(wave, store)
-    resources = Resources(Settings.parse(options), device)
+    (jobs_of_wave,) = bundles(wave, store, devices)
+    resources = Resources(Settings.parse(options), device, devices)
     return {
-        tuple(stage.key for bundle in group for stage in bundle.stages): asked
+        tuple(getattr(stage, "key", "") for bundle in group for stage in bundle.stages): asked
         for asked, group in resources.grouped(jobs_of_wave, lost or {})
     }
 
@@ -322,6 +341,65 @@ def test_jobs_ask_for_what_their_stages_need(store, programs):
     assert train.options == {"cpus_per_task": 1, "mem": "16G", "gres": "gpu:1", "qos": "low"}
     assert train.worker == ["--device", "cuda", "--workers", "1"]
     assert [small.minutes, train.minutes] == [30, 120]
+
+
+def shared(programs, store, options=(), **settings):
+    """Return what a training, and what is done beside it on one device, ask for."""
+    wave = [Device(key="embed"), toy.ToyMethod(cohort=toy.COHORT, seed=0, recipe=toy.QUICK)]
+    found = asked(programs, store, wave, options, devices=2, **settings)
+    return found[("",)], found[("embed",)]
+
+
+def test_a_training_asks_for_the_gpus_that_share_it_and_nothing_else_does(store, programs):
+    train, embed = shared(programs, store)
+    assert train.options == {"cpus_per_task": 4, "mem": "32G", "gres": "gpu:2"}
+    assert train.worker == ["--device", "cuda", "--workers", "4", "--devices", "2"]
+    assert embed.options == {"cpus_per_task": 1, "mem": "16G", "gres": "gpu:1"}
+    assert "--devices" not in embed.worker
+
+
+@pytest.mark.parametrize(
+    ("option", "train", "embed"),
+    [
+        ("gres=gpu:a100:1", "gpu:a100:2", "gpu:a100:1"),
+        ("gres=gpu:a100,lustre:1", "gpu:a100:2,lustre:1", "gpu:a100,lustre:1"),
+        ("gpus=4", "4", "4"),
+        ("gpus_per_node=a100", "a100:2", "a100"),
+    ],
+)
+def test_options_of_the_user_name_the_kind_of_gpu(store, programs, option, train, embed):
+    name = option.partition("=")[0]
+    found = shared(programs, store, [f"device.{option}"])
+    assert [one.options[name] for one in found] == [train, embed]
+
+
+def test_processes_that_share_a_training_ask_for_their_cores(store, programs):
+    train, embed = shared(programs, store, device="cpu")
+    assert train.options == {"cpus_per_task": 2, "mem": "8G"}
+    assert train.worker == ["--device", "cpu", "--workers", "2", "--devices", "2"]
+    assert embed.options == {"cpus_per_task": 1, "mem": "4G"}
+    assert "--devices" not in embed.worker
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "there"),
+    [
+        ("a*|8|64000|1-0|gpu:a100:1(S:0,1)\na*|8|64000|1-0|gpu,lustre:9", "auto", "1 GPUs"),
+        ("a*|8|64000|infinite|(null)", "auto", "0 GPUs"),
+        ("a*|1|64000|infinite|gpu:8", "cpu", "1 cores"),
+    ],
+)
+def test_nodes_that_are_too_small_are_told_before_anything_is_submitted(
+    store, programs, nodes, device, there
+):
+    for name, said in (("sinfo", nodes), ("squeue", ""), ("sbatch", "Submitted batch job 9")):
+        programs(name, said)
+    method = toy.ToyMethod(cohort=toy.COHORT, seed=0, recipe=toy.QUICK)
+    with pytest.raises(UserError, match=f"--devices is 2, and the largest node has {there};"):
+        do(store, method, device=device, devices=2)
+    assert not (store.root / "slurm").exists()
+    programs("sinfo", "b*|8|64000|infinite|gpu:a100:1,gpu:v100:1(IDX:0-1)")
+    Resources(Settings.parse([]), "auto", 2)
 
 
 def test_options_of_the_environment_hold_unless_others_are_given(store, programs, monkeypatch):

@@ -74,8 +74,9 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="GPUs that share the training of one stage, with the same result within rounding "
-        "(default 1: several stages beside each other do more)",
+        help="GPUs of one machine, or with --device cpu processes, that share the training of one "
+        "stage, with the same result within rounding (default 1: several stages beside each other "
+        "do more)",
     )
 
 

@@ -27,13 +27,16 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.strategies import DDPStrategy
 
-from benchmark.api import Context, Trainable
+from benchmark.api import Context, Trainable, UserError
 from benchmark.privacy import mask_messages
 from benchmark.stage import Stage
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others, which may be at what only one of them has to do."""
 END_SECONDS = 10.0
+WATCH_SECONDS = 0.5
+GRACE_SECONDS = 2.0
+"""How long after the death of another process this one may find its own error, which says more."""
 
 Assemble = Callable[[bool], Fabric]
 """Makes the Fabric of a process; told whether every update reaches every parameter that is trained.
@@ -101,8 +104,10 @@ def together(
 
     Raises
     ------
+    UserError
+        When one of the others was killed.
     RuntimeError
-        When one of the others ended before its time.
+        When one of them failed at what this one has not failed at.
     """
     threads = torch.get_num_threads()
     # On CPUs all of them share the cores that the stage was given.
@@ -112,6 +117,8 @@ def together(
         meeting = Path(folder) / "meeting"
         told = (trainable, context.folders, context.resume, context.device)
         helpers: list[BaseProcess] = []
+        over, lost = threading.Event(), threading.Event()
+        watch = threading.Thread(target=_watch, args=(helpers, over, lost), daemon=True)
         try:
             with _uninterrupted():
                 for rank in range(1, devices):
@@ -125,25 +132,55 @@ def together(
                     if helper.exitcode is not None:
                         raise RuntimeError("nobody to train with")
                     helper.join(0.05)
-            yield _join(meeting, context.device, 0, devices, trainable.recipe.precision)
+            assemble = _join(meeting, context.device, 0, devices, trainable.recipe.precision)
+            watch.start()
+            yield assemble
+            _end(watch, over)
             for helper in helpers:
                 helper.join(END_SECONDS)
         except Exception as error:
-            # What is wrong with the training itself is known to all of them.
-            if type(error) is RuntimeError or isinstance(error, dist.DistError):
+            _end(watch, over)
+            # What is wrong with the training itself is known to all of them; after an abort any
+            # error may follow.
+            if lost.is_set() or type(error) is RuntimeError or isinstance(error, dist.DistError):
                 for rank, helper in enumerate(helpers, start=1):
                     helper.join(1.0)
                     if helper.exitcode:
-                        how = f"the process of device {rank} ended with {helper.exitcode}"
-                        raise RuntimeError(f"training on {devices} devices: {how}") from error
+                        text = f"training on {devices} devices: the process of device {rank} "
+                        if helper.exitcode > 0:  # it has said why
+                            raise RuntimeError(f"{text}ended with {helper.exitcode}") from error
+                        how = f"was killed by {signal.Signals(-helper.exitcode).name}"
+                        after = "is there enough memory? The same command goes on"
+                        raise UserError(f"{text}{how}; {after}") from error
             raise
         finally:
+            _end(watch, over)
             torch.set_num_threads(threads)
             for helper in helpers:
                 helper.kill()
                 helper.join()
             if dist.is_initialized():
                 dist.destroy_process_group()
+
+
+def _watch(helpers: list[BaseProcess], over: threading.Event, lost: threading.Event) -> None:
+    """End what this process does with another that has died, and say so.
+
+    Between GPUs it would wait for that one until `PATIENCE` is over; between CPUs it sees the
+    connection end.
+    """
+    while not over.wait(WATCH_SECONDS):
+        if any(helper.exitcode for helper in helpers):
+            break
+    if not over.wait(GRACE_SECONDS):
+        lost.set()
+        dist.group.WORLD.abort()
+
+
+def _end(watch: threading.Thread, over: threading.Event) -> None:
+    over.set()
+    if watch.is_alive():
+        watch.join(END_SECONDS)
 
 
 @contextlib.contextmanager
@@ -169,9 +206,11 @@ def _join(meeting: Path, device: str, rank: int, devices: int, precision: Any) -
     backend = "nccl" if device == "cuda" else "gloo"
     # Nothing of it leaves the machine.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    where: dict[str, Any] = {"rank": rank, "world_size": devices, "timeout": PATIENCE}
     if device == "cuda":
         torch.cuda.set_device(rank)
-    where = {"rank": rank, "world_size": devices, "timeout": PATIENCE}
+        # Connects at once, while all are known to live: NCCL's own first wait cannot be ended.
+        where["device_id"] = torch.device("cuda", rank)
     dist.init_process_group(backend, init_method=meeting.as_uri(), **where)
 
     def assemble(all_reached: bool) -> Fabric:

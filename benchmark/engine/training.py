@@ -82,7 +82,7 @@ def untrained_encoders(trainable: Trainable, context: Context) -> Encoders:
     return encoders
 
 
-def train(trainable: Trainable, context: Context, devices: int = 1) -> None:
+def train(trainable: Trainable, context: Context, devices: int = 1) -> int:
     """Train and leave ``weights.safetensors`` (the round to keep) and ``history.json``.
 
     Parameters
@@ -90,6 +90,11 @@ def train(trainable: Trainable, context: Context, devices: int = 1) -> None:
     devices
         How many devices of this machine share the work. The batch, what is drawn and the loss are
         those of one, the sums in another order. A method that cannot be split trains on one.
+
+    Returns
+    -------
+    int
+        How many did.
 
     Raises
     ------
@@ -131,6 +136,7 @@ def train(trainable: Trainable, context: Context, devices: int = 1) -> None:
     if shared_by > 1:  # elsewhere files stay byte for byte what they were
         record["devices"] = shared_by
     _write(context.out / "history.json", json.dumps(record, indent=1).encode())
+    return shared_by
 
 
 def _assist(trainable: Trainable, context: Context, assemble: Assemble) -> None:

@@ -100,7 +100,11 @@ def _gaps(
 
 
 def run_of(scored: Scored, store: Store) -> dict[str, Any]:
-    """Return what the rows of a head cost, summed over replicates, shared stages counted once."""
+    """Return what the rows of a head cost, summed over replicates, shared stages counted once.
+
+    Where several devices shared a training, ``device_seconds`` are those of pretraining and head on
+    each of them.
+    """
     manifests: dict[str, tuple[Stage, dict[str, Any]]] = {}
     stages = topological(scored.scores)
     for stage in stages:
@@ -109,6 +113,7 @@ def run_of(scored: Scored, store: Store) -> dict[str, Any]:
             manifests[stage.digest] = (stage, store.manifest(stage.digest))
     seconds = {"pretraining_seconds": 0.0, "embedding_seconds": 0.0, "head_seconds": 0.0}
     memory, device, git = 0, None, None
+    devices, device_seconds = 1, 0.0
     methods = (stage for stage in stages if isinstance(stage, Method))
     before = {stage.digest for stage in topological(methods)}
     for stage, manifest in manifests.values():
@@ -121,8 +126,15 @@ def run_of(scored: Scored, store: Store) -> dict[str, Any]:
         else:
             kind = "head_seconds"
         seconds[kind] += manifest["seconds"]
+        shared = manifest.get("devices") or 1  # older ones do not say
+        devices = max(devices, shared)
+        if kind != "embedding_seconds":
+            device_seconds += manifest["seconds"] * shared
         memory = max(memory, manifest.get("peak_memory_bytes") or 0)
         device = manifest.get("device") or device
         git = (manifest.get("provenance") or {}).get("git") or git
     rounded = {name: round(value, 2) for name, value in seconds.items()}
-    return {**rounded, "peak_memory_bytes": memory, "device": device, "git_sha": git}
+    run = {**rounded, "peak_memory_bytes": memory, "device": device, "git_sha": git}
+    if devices > 1:
+        run |= {"devices": devices, "device_seconds": round(device_seconds, 2)}
+    return run

@@ -10,7 +10,8 @@ A file is ``<cohort>[-<preset>]-<scale>/<track>/<task>/<method>.json``:
 ``result``, ``versus`` and ``gaps`` follow from the scores alone and so are equal wherever those
 are; a file without ``gaps`` has none. ``overrides`` stands in files of methods with changed fields
 alone: each field's value, the one instead of which, and whether the track fixes it. ``run`` tells
-what it cost (`RUN_FIELDS`). Nothing in a file is about one person.
+what it cost (`RUN_FIELDS`, and `SHARED_FIELDS` where several devices shared a training). Nothing in
+a file is about one person.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ RUN_FIELDS = (
     "device",
     "git_sha",
 )
+SHARED_FIELDS = ("devices", "device_seconds")
+"""More of a ``run`` in which several devices shared a training; rows without them mean one."""
 # Not done here: the store may hold less than was recorded.
 REPAIR = "take it back from git, or remove it and run the same command again"
 OK, NOT_ESTIMABLE = "ok", "not estimable"
@@ -223,7 +226,7 @@ def _part(count: int | None, total: int) -> int | str | None:
 
 
 def row_of(cell: Cell, run: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the publishable row of a cell; ``run`` is kept apart and may hold `RUN_FIELDS`."""
+    """Return the publishable row of a cell; ``run`` is kept apart, see above."""
     result: dict[str, Any] = {
         "status": cell.status,
         "value": None,

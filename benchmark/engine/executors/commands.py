@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.api import Trainable
 from benchmark.engine.plan import SHORT, write_plan
 from benchmark.engine.progress import amount, duration
 from benchmark.engine.store import Store
@@ -49,12 +50,15 @@ class Bundle:
         Names of the bundles whose stages these stand on.
     seconds
         About how long it takes.
+    devices
+        How many of them share each of its trainings; 1 where nothing is trained.
     """
 
     name: str
     stages: tuple[Stage, ...]
     needs: tuple[str, ...]
     seconds: float
+    devices: int = 1
 
     @property
     def on_device(self) -> bool:
@@ -63,8 +67,12 @@ class Bundle:
 
     @property
     def threads(self) -> int:
-        """Cores it keeps busy."""
+        """Cores that one of its stages keeps busy, on one device."""
         return max(stage.threads for stage in self.stages)
+
+    def cores(self, gpus: bool) -> int:
+        """Return how many it keeps busy: its threads on each GPU, or shared by all processes."""
+        return self.devices * (self.threads if gpus else max(1, self.threads // self.devices))
 
     @property
     def pools(self) -> bool:
@@ -72,8 +80,11 @@ class Bundle:
         return any(stage.pools for stage in self.stages)
 
 
-def bundles(missing: Sequence[Stage], store: Store) -> list[list[Bundle]]:
-    """Group stages into waves of bundles; ``missing`` has inputs before their users."""
+def bundles(missing: Sequence[Stage], store: Store, devices: int = 1) -> list[list[Bundle]]:
+    """Group stages into waves of bundles; ``missing`` has inputs before their users.
+
+    ``devices`` share the training of one stage.
+    """
     depth: dict[str, int] = {}
     waves: list[list[Stage]] = []
     for stage in missing:
@@ -86,21 +97,24 @@ def bundles(missing: Sequence[Stage], store: Store) -> list[list[Bundle]]:
     result = []
     for number, wave in enumerate(waves, start=1):
         jobs = []
-        for stages in _bundled(wave, store):
+        for stages in _bundled(wave, store, devices):
             needs = {names[i.digest] for s in stages for i in s.inputs if i.digest in names}
             name = f"{number}.{len(jobs) + 1}"
             names.update((stage.digest, name) for stage in stages)
             seconds = sum(_seconds(stage, store) for stage in stages)
-            jobs.append(Bundle(name, tuple(stages), tuple(sorted(needs, key=_order)), seconds))
+            own = _sharing(stages[0], devices)
+            after = tuple(sorted(needs, key=_order))
+            jobs.append(Bundle(name, tuple(stages), after, seconds, own))
         result.append(jobs)
     return result
 
 
-def _bundled(wave: Sequence[Stage], store: Store) -> Iterator[list[Stage]]:
+def _bundled(wave: Sequence[Stage], store: Store, devices: int) -> Iterator[list[Stage]]:
     """Yield the stages of a wave by what they ask for, none together longer than a bundle."""
-    kinds: dict[tuple[bool, int, bool], list[Stage]] = {}
+    kinds: dict[tuple[bool, int, bool, int], list[Stage]] = {}
     for stage in wave:
-        kinds.setdefault((stage.on_device, stage.threads, stage.pools), []).append(stage)
+        kind = (stage.on_device, stage.threads, stage.pools, _sharing(stage, devices))
+        kinds.setdefault(kind, []).append(stage)
     for stages in kinds.values():
         bundle: list[Stage] = []
         seconds = 0.0
@@ -113,6 +127,10 @@ def _bundled(wave: Sequence[Stage], store: Store) -> Iterator[list[Stage]]:
             bundle.append(stage)
             seconds += own
         yield bundle
+
+
+def _sharing(stage: Stage, devices: int) -> int:
+    return devices if isinstance(stage, Trainable) and stage.trained else 1
 
 
 def _seconds(stage: Stage, store: Store) -> float:
@@ -154,15 +172,16 @@ def commands(
     lines = []
     if missing:
         plan = save_plan(missing, store)
-        jobs = bundles(missing, store)
+        jobs = bundles(missing, store, devices)
         for number, wave in enumerate(jobs, start=1):
             lines.append(f"\n# wave {number} of {len(jobs)}, jobs: {len(wave)}\n")
             for bundle in wave:
                 digests = [stage.digest[:SHORT] for stage in bundle.stages]
                 own = ["stage", str(plan), *digests, "--once", "--device", device]
-                if bundle.on_device and devices > 1:
-                    own += ["--devices", str(devices)]
-                lines += [f"# {_describe(bundle, devices)}\n", f"{program} {shlex.join(own)}\n"]
+                if bundle.devices > 1:
+                    own += ["--devices", str(bundle.devices)]
+                about = _describe(bundle, device)
+                lines += [f"# {about}\n", f"{program} {shlex.join(own)}\n"]
     count = sum(map(len, jobs))
     seconds = duration(sum(bundle.seconds for wave in jobs for bundle in wave))
     head = HEAD.format(count=count, stages=len(missing), seconds=seconds)
@@ -182,13 +201,15 @@ def save_plan(missing: Sequence[Stage], store: Store) -> Path:
     return path
 
 
-def _describe(bundle: Bundle, devices: int) -> str:
+def _describe(bundle: Bundle, device: str) -> str:
     labels = list(dict.fromkeys(stage.group for stage in bundle.stages))
     what = ", ".join(labels[:3]) + (f" and {len(labels) - 3} kinds more" if labels[3:] else "")
-    where = f"{bundle.threads} {'core' if bundle.threads == 1 else 'cores'}"
+    several, gpus = bundle.devices > 1, device != "cpu"
+    cores = bundle.cores(gpus)
+    where = f"{cores} {'core' if cores == 1 else 'cores'}"
     where += " or more" if bundle.pools else ""
-    if bundle.on_device:
-        where += f", {devices} GPUs" if devices > 1 else ", a GPU where there is one"
+    if bundle.on_device and (gpus or not several):
+        where += f", {bundle.devices} GPUs" if several else ", a GPU where there is one"
     size = amount(sum(stage.estimate()[1] for stage in bundle.stages))
     after = f"after {', '.join(bundle.needs)}" if bundle.needs else "at once"
     many = f"{len(bundle.stages)} stages ({what})" if bundle.stages[1:] else what

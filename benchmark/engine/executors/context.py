@@ -15,7 +15,8 @@ from benchmark.engine.progress import Reporter
 from benchmark.engine.store import ArtifactError, Claim, Marks, ReplacedArtifactError, Store
 from benchmark.stage import Stage, topological
 
-Train = Callable[[Trainable, Context], None]
+Train = Callable[[Trainable, Context], int]
+"""Trains, and returns how many devices shared it."""
 
 
 def torch_device(asked: str) -> str:
@@ -39,7 +40,13 @@ def torch_device(asked: str) -> str:
 
 
 class StageContext:
-    """What a running stage is given; implements `benchmark.api.Context`."""
+    """What a running stage is given; implements `benchmark.api.Context`.
+
+    Attributes
+    ----------
+    devices
+        How many devices shared its training; None without one.
+    """
 
     def __init__(
         self,
@@ -58,6 +65,7 @@ class StageContext:
         self.workers = claim.lease.threads  # no more than it was given
         self._train, self._device, self._reporter = train, device, reporter
         self._opened: dict[Stage, Marks] = {}
+        self.devices: int | None = None
 
     @functools.cached_property
     def device(self) -> str:
@@ -115,7 +123,7 @@ class StageContext:
 
     def train(self, trainable: Trainable) -> None:
         """Run the harness's training loop and leave the best weights in ``out``."""
-        self._train(trainable, self)
+        self.devices = self._train(trainable, self)
 
 
 @contextlib.contextmanager

@@ -274,6 +274,7 @@ class _Run:
                 peak_memory_bytes=memory.bytes,
                 peak_gpu_memory_bytes=memory.gpu_bytes,
                 device=context.__dict__.get("device"),  # where the stage asked for one
+                devices=context.devices,
                 threads=stage.threads,
                 provenance=provenance(type(stage)),
             )

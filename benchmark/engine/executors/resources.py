@@ -109,16 +109,32 @@ class Resources:
         The user's.
     device
         ``auto``, ``cpu`` or ``cuda``.
+    devices
+        How many of them, of one node, share the training of one stage.
+
+    Raises
+    ------
+    UserError
+        When no node has as many.
     """
 
-    def __init__(self, settings: Settings, device: str) -> None:
-        self._settings, self._device = settings, device
+    def __init__(self, settings: Settings, device: str, devices: int = 1) -> None:
+        self._settings, self._device, self.devices = settings, device, devices
         self._nodes = {kind: _nodes(settings.of(kind).get("partition")) for kind in KINDS}
         asked = GPU_OPTIONS & settings.of("device").keys()
         self.gpus = device == "cuda" or (
             device == "auto" and bool(asked or self._nodes["device"].gpus)
         )
         """Whether jobs ask for a GPU, for what is done on a device."""
+        nodes = self._nodes["device"]
+        there, what, way = nodes.gpus, "GPUs", ", or have processes share it with --device cpu"
+        if device == "cpu":
+            there, what, way = nodes.cpus, "cores", ""
+        if 1 < devices > there:
+            raise UserError(
+                f"--devices is {devices}, and the largest node has {there} {what}; ask for fewer, "
+                f"or name another partition with --slurm device.partition=NAME{way}"
+            )
 
     def grouped(
         self, wave: Sequence[Bundle], lost: Mapping[str, int]
@@ -137,7 +153,7 @@ class Resources:
         for bundle in wave:
             losses = max(lost.get(stage.digest, 0) for stage in bundle.stages)
             asked = self._asked(bundle, losses)
-            key = (bundle.on_device, asked.cpus, asked.minutes, losses)
+            key = (bundle.on_device, bundle.devices, asked.cpus, asked.minutes, losses)
             groups.setdefault(key, (asked, []))[1].append(bundle)
         yield from groups.values()
 
@@ -145,14 +161,17 @@ class Resources:
         kind = KINDS[bundle.on_device]
         own, nodes = self._settings.of(kind), self._nodes[kind]
         gpu = self.gpus and bundle.on_device
-        cpus = min(max(bundle.threads, POOL_CORES if bundle.pools else 1), nodes.cpus)
+        several = bundle.devices
+        cpus = min(max(bundle.cores(gpu), POOL_CORES if bundle.pools else 1), nodes.cpus)
         cpus = int(own.get("cpus_per_task", cpus))
         options: dict[str, Any] = {"cpus_per_task": cpus}
         if nodes.gigabytes and not own.keys() & {"mem", "mem_per_cpu", "mem_per_gpu"}:
-            memory = 2**losses * (DEVICE_GB if gpu else GB_PER_CORE * cpus)
+            memory = 2**losses * (DEVICE_GB * several if gpu else GB_PER_CORE * cpus)
             options["mem"] = f"{min(memory, nodes.gigabytes)}G"
         if gpu and not own.keys() & GPU_OPTIONS:
-            options["gres"] = "gpu:1"
+            options["gres"] = f"gpu:{several}"
+        elif gpu and several > 1:
+            own |= {n: _at_least(several, n, str(own[n])) for n in GPU_OPTIONS & own.keys()}
         # In steps of two, so that a wave is a few arrays; no more than the partition allows, since
         # what is cut off goes on.
         steps = math.ceil(math.log2(max(1.0, SLACK * bundle.seconds / 60 / LEAST_MINUTES)))
@@ -160,6 +179,7 @@ class Resources:
         minutes = _minutes(own.pop("time")) if "time" in own else minutes
         device = ("cuda" if gpu else "cpu") if self.gpus else self._device
         worker = ["--device", device, "--workers", str(cpus)]
+        worker += ["--devices", str(several)] if several > 1 else []
         if self.gpus and not gpu:
             # What is lost on a GPU is not made up for without one.
             worker += ["--only", "cpu", "--patience", str(PATIENCE)]
@@ -174,7 +194,7 @@ class _Nodes:
     cpus: int
     gigabytes: int
     minutes: int
-    gpus: bool
+    gpus: int
 
 
 def _nodes(partition: str | None) -> _Nodes:
@@ -200,8 +220,30 @@ def _nodes(partition: str | None) -> _Nodes:
         max(_number(row[1]) for row in rows),
         max(_number(row[2]) for row in rows) // 1024,
         min(_minutes(row[3]) for row in rows),
-        any("gpu" in row[4] for row in rows),
+        max(_gpus(row[4]) for row in rows),
     )
+
+
+def _gpus(text: str) -> int:
+    """Return how many GPUs ``gpu:a100:4(S:0-1),lustre:1`` of a node are."""
+    items = map(_counted, re.sub(r"\([^)]*\)", "", text).split(","))
+    return sum(number for name, number in items if name.partition(":")[0] == "gpu")
+
+
+def _counted(item: str) -> tuple[str, int]:
+    """Split ``gpu:a100:4`` or ``4``; without a number one is meant."""
+    name, _, count = item.rpartition(":")
+    return (name, int(count)) if count.isdigit() else (item, 1)
+
+
+def _at_least(number: int, option: str, asked: str) -> str:
+    """Return what asks for so many GPUs, of the kind that an option of sbatch names."""
+    items = []
+    for item in asked.split(","):
+        name, own = _counted(item)
+        other = option == "gres" and name.partition(":")[0] != "gpu"
+        items.append(item if other else f"{name}:{max(number, own)}".lstrip(":"))
+    return ",".join(items)
 
 
 def _number(text: str) -> int:

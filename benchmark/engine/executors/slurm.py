@@ -61,6 +61,7 @@ def execute(
     device: str = "auto",
     workers: int | None = None,
     reporter: Reporter | None = None,
+    devices: int = 1,
     options: Sequence[str] = (),
     detach: bool = False,
 ) -> Report:
@@ -83,6 +84,8 @@ def execute(
         Jobs of one array that run at the same time, at most.
     reporter
         Where lines are printed; by default stderr.
+    devices
+        How many devices share the training of one stage.
     options
         ``KEY=VALUE`` of sbatch, for all jobs; ``cpu.KEY=VALUE`` or ``device.KEY=VALUE`` for those
         without or with what is done on a device.
@@ -98,7 +101,8 @@ def execute(
     Raises
     ------
     UserError
-        When there is no SLURM, an option is none, or SLURM refuses what it is given.
+        When there is no SLURM, an option is none, no node has as many devices, or SLURM refuses
+        what it is given.
     KeyboardInterrupt
         Raised on; the jobs go on.
     """
@@ -109,7 +113,7 @@ def execute(
     missing = store.missing(targets)
     if missing:
         _check()
-        watch = _Watch(missing, store, reporter, Resources(settings, device), workers)
+        watch = _Watch(missing, store, reporter, Resources(settings, device, devices), workers)
         try:
             if detach:
                 watch.submit()
@@ -262,7 +266,7 @@ class _Watch:
             return
         submission = self._prepare(new)
         told = []
-        for wave in bundles(new, self._store):
+        for wave in bundles(new, self._store, self._resources.devices):
             for asked, group in self._resources.grouped(wave, self._lost):
                 for begin in range(0, len(group), ARRAY):
                     part = [bundle.stages for bundle in group[begin : begin + ARRAY]]

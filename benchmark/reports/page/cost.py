@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmark.reports.boards import text
+from benchmark.reports.boards.cost import shared
 from benchmark.reports.boards.sections import title
 from benchmark.reports.page.figures import Axis, scatter
 from benchmark.reports.page.places import where_of
@@ -52,9 +53,8 @@ def cost_views(
 
 
 def _seconds(cost: Mapping[str, Any]) -> float:
-    """Pretraining and head of one replicate."""
-    parts = (cost[f"{name}_seconds"] or 0 for name in ("pretraining", "head"))
-    return sum(parts) / cost["replicates"]
+    """Pretraining and head of one replicate, on each device that shared it."""
+    return cost["device_seconds"] / cost["replicates"]
 
 
 def _view(
@@ -77,8 +77,12 @@ def _view(
     where, labels = where_of(document, section)
     caption = f"{section['metric']} against seconds of pretraining and head; see the table."
     x_title = "seconds of pretraining and head, one replicate"
+    several = shared([cost for _, _, cost in found])
+    if several:
+        caption = caption.replace("seconds", "device seconds")
+        x_title = f"device {x_title}"
     rows = [
-        [str(number), line["method"], text.estimate(line), f"{total:.1f}", *_parts(cost)]
+        [str(number), line["method"], text.estimate(line), f"{total:.1f}", *_parts(cost, several)]
         for number, (total, line, cost) in enumerate(found, start=1)
     ]
     return CostView(
@@ -91,20 +95,21 @@ def _view(
             "no.",
             "method",
             f"{section['metric']} [95% interval]",
-            "total [s]",
+            "device time [s]" if several else "total [s]",
             "pretraining [s]",
             "head [s]",
             "embedding [s]",
             "memory [GiB]",
             "replicates",
             "device",
+            *(["devices"] if several else []),
             "git",
         ],
         rows=rows,
     )
 
 
-def _parts(cost: Mapping[str, Any]) -> list[str]:
+def _parts(cost: Mapping[str, Any], several: bool) -> list[str]:
     """Seconds of one replicate, memory and provenance."""
     count = cost["replicates"]
     each = (cost[f"{name}_seconds"] for name in ("pretraining", "head", "embedding"))
@@ -113,5 +118,6 @@ def _parts(cost: Mapping[str, Any]) -> list[str]:
         text.number((cost["peak_memory_bytes"] or 0) / 2**30 or None, 2),
         str(count),
         cost["device"] or text.BLANK,
+        *([str(cost["devices"])] if several else []),
         text.short(cost["git_sha"]) if cost["git_sha"] else text.BLANK,
     ]
