@@ -115,7 +115,9 @@ class Resumed(Step):
         for step in range(first, int(self.seconds / 0.1)):
             context.progress(step, self.seconds / 0.1, "steps")
             time.sleep(0.1)
-            mark.write_text(str(step + 1))
+            draft = mark.with_suffix(".part")  # it may be killed at any moment
+            draft.write_text(str(step + 1))
+            draft.replace(mark)
         (context.out / "value").write_text("1")
 
 

@@ -103,7 +103,9 @@ class Slow(Stage):
         first = int(checkpoint.read_text()) if checkpoint.exists() else 0
         for step in range(first, self.steps):
             context.progress(step, self.steps, "steps")
-            checkpoint.write_text(str(step))
+            draft = checkpoint.with_suffix(".part")  # it may be stopped at any moment
+            draft.write_text(str(step))
+            draft.replace(checkpoint)
             time.sleep(0.05)
         (context.out / "value").write_text(f"from {first}")
 
