@@ -43,8 +43,18 @@ def plain(value: Any) -> Any:
 
 
 def dumps(file: Mapping[str, Any]) -> str:
-    """Canonical text: keys sorted, 12 significant digits, null for unknown."""
-    return json.dumps(plain(file), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    """Canonical text: keys sorted, 12 significant digits, null for unknown, a row on each line."""
+    return _lines(plain(file), depth=2) + "\n"
+
+
+def _lines(value: Any, depth: int) -> str:
+    """Write the items of so many levels on lines of their own."""
+    if not (depth and value and isinstance(value, dict | list)):
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+    if isinstance(value, list):
+        return "[\n" + ",\n".join(_lines(item, depth - 1) for item in value) + "\n]"
+    items = (f"{json.dumps(k)}: {_lines(v, depth - 1)}" for k, v in sorted(value.items()))
+    return "{\n" + ",\n".join(items) + "\n}"
 
 
 @contextlib.contextmanager
