@@ -129,9 +129,8 @@ def record_ceilings(request: Request, task: Task, ceilings: Ceilings, leaderboar
     results = [
         row["result"]
         for rows in rows_folders(request, leaderboards)
-        for file in read_rows(rows)
+        for file in read_rows(*rows.glob(f"*/{task.name}"))
         for row in file["rows"]
-        if file["task"] == task.name
     ]
     averaged = {
         tuple(result["targets"])

@@ -101,10 +101,11 @@ def run(
     leaderboards: Path,
     *,
     dry_run: bool = False,
+    render: bool = True,
     reporter: Reporter | None = None,
     **execution: Any,
 ) -> Outcome:
-    """Plan, execute as `bring` is told to by ``execution``, and write rows and boards.
+    """Plan, execute as `bring` is told to by ``execution``, write rows and ``render`` the boards.
 
     Raises
     ------
@@ -143,7 +144,7 @@ def run(
             outcome.kept += record([f for f in files if f["method"] in names], home)
             if ceilings is not None:
                 record_ceilings(request, task, ceilings, home)
-    if request.track == RANKED_TRACK:
+    if render and request.track == RANKED_TRACK:
         # Each paper's own recipe stands beside that paper's numbers alone.
         for home in places:
             boards = render_boards(request, home)

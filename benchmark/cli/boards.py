@@ -55,4 +55,5 @@ def _record(options: argparse.Namespace) -> None:
     methods, tasks = expand(options.method, "method"), expand(options.task, "task")
     request = make_request(options, methods, tasks)
     with Path(os.devnull).open("w") as silent:  # most of what could be there may never be wanted
-        run(request, Store(), options.leaderboards, executor="none", reporter=Reporter(silent))
+        silently = {"executor": "none", "reporter": Reporter(silent)}
+        run(request, Store(), options.leaderboards, render=False, **silently)

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 Scale = Literal["raw", "logit", "fisher"]
 
@@ -174,7 +174,7 @@ def estimate(theta: np.ndarray, psi: np.ndarray, n_min: int, scale: Scale = "raw
 def _interval(value: float, v: float, nu: float, scale: Scale) -> tuple[float, float]:
     if not nu > 0:
         return math.nan, math.nan
-    half = stats.t.ppf(0.975, nu).item() * math.sqrt(v)
+    half = float(special.stdtrit(nu, 0.975)) * math.sqrt(v)
     if half == 0:
         return value, value
     # The delta method divides by the slope, which is 0 at the bounds, where v is 0 too: keeping
@@ -241,7 +241,7 @@ def compare(
     if not nu > 0:
         p = math.nan
     elif v > 0:
-        p = 2 * stats.t.sf(abs(difference) / math.sqrt(v), nu).item()
+        p = 2 * float(special.stdtr(nu, -abs(difference) / math.sqrt(v)))
     else:
         p = 0.0 if difference else 1.0
     return Comparison(
@@ -390,4 +390,4 @@ def resolvable_difference(v: float, nu: float, power: float = 0.8) -> float:
     """Smallest true difference found with this power by the two-sided 5% test."""
     if not nu > 0:
         return math.nan
-    return float((stats.t.ppf(0.975, nu) + stats.t.ppf(power, nu)) * math.sqrt(v))
+    return float((special.stdtrit(nu, 0.975) + special.stdtrit(nu, power)) * math.sqrt(v))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +34,12 @@ class Scored:
         return self.scores[0].recipe_digest
 
 
-def cells_of(scored: Scored, store: Store) -> list[Cell]:
-    """Return one cell per target and metric."""
+def cells_of(
+    scored: Scored, store: Store, wanted: Callable[[str, str], bool] | None = None
+) -> list[Cell]:
+    """Return one cell per target and metric; where told, only for those that are ``wanted``."""
     loaded = [_load(store, score) for score in scored.scores]
-    return _cells(scored, scored.scores[0].metrics, loaded, store)
+    return _cells(scored, scored.scores[0].metrics, loaded, store, wanted)
 
 
 def further_cells(scored: Scored, store: Store) -> list[Cell]:
@@ -74,11 +76,14 @@ def _cells(
     measures: Sequence[Metric],
     loaded: Sequence[tuple[dict[str, Any], np.ndarray]],
     store: Store,
+    wanted: Callable[[str, str], bool] | None = None,
 ) -> list[Cell]:
     first = scored.scores[0]
     metrics = {metric.name: metric for metric in measures}
     cells = []
     for column, cell in enumerate(loaded[0][0]["cells"]):
+        if wanted is not None and not wanted(cell["target"], cell["metric"]):
+            continue
         parts = [record["cells"][column] for record, _ in loaded]
         metric = metrics[cell["metric"]]
         bad = next((p["status"] for p in parts if p["status"] == "not estimable"), None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmark.api import Cohort, Method, Task, View
@@ -43,10 +43,19 @@ def rows_file(
         rows += [row_of(cell, cost) for cell in (*found, *further_cells(scored, store))]
     versus: list[dict[str, Any] | None] = []
     landmarks: dict[str, dict[tuple, list[Cell]]] = {}
+    references = set(task.reference.values())
+    against_all = bool(references & {scored.method for scored in own})
+
+    def wanted(theirs: Scored) -> Callable[[str, str], bool]:
+        # The rest of a method's many targets is compared with nothing here: see `_compared`.
+        every = against_all or theirs.method in references
+        primary = set(task.primary.values())
+        return lambda target, metric: metric in primary and (every or target == MEAN)
+
     for theirs in others:
         table: dict[tuple, list[Cell]] = {}
         for scored in theirs:
-            for cell in cells_of(scored, store):
+            for cell in cells_of(scored, store, wanted(scored)):
                 table.setdefault((cell.target, cell.metric, cell.fraction), []).append(cell)
         landmarks |= {scored.method: table for scored in theirs[:1]}
         versus += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import numpy as np
 DRAFT = ".draft"
 
 
+@functools.lru_cache(maxsize=4096)
 def grouped(digest: str) -> str:
     """Return a digest as rows hold it, in groups of six.
 
@@ -27,16 +29,17 @@ def grouped(digest: str) -> str:
 
 def plain(value: Any) -> Any:
     """Return JSON types only; floats at 12 significant digits, not-a-number and infinity None."""
-    if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, str | bool | None):
+    # Ordered by how many there are: files have millions of values.
+    if value is None or isinstance(value, str | bool):
         return value
-    if isinstance(value, np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
     if isinstance(value, float | np.floating):
         return float(f"{value:.12g}") if math.isfinite(value) else None
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, Sequence | np.ndarray):
         return [plain(item) for item in value]
     raise TypeError(f"a row cannot hold a {type(value).__name__}")

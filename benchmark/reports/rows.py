@@ -16,6 +16,7 @@ a file is about one person.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -152,7 +153,7 @@ class Cell:
         """Whether there is a number: in every replicate, or the mean would be of fewer."""
         return self.status == OK and bool(np.isfinite(self.theta).all())
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """sha256 of the sorted score digests: which replicates these numbers are made of."""
         return grouped(hashlib.sha256("\n".join(sorted(self.score_digests)).encode()).hexdigest())
@@ -406,7 +407,7 @@ def _sorted(file: Mapping[str, Any]) -> dict[str, Any]:
         return (*map(str, _key(entry)), *(entry.get(o, "") for o in others))
 
     lists = {name: sorted(file.get(name, ()), key=order) for name in ("rows", *OTHERS)}
-    return plain({**file, **lists})
+    return {**file, **lists}
 
 
 def rows_path(root: Path, file: Mapping[str, Any]) -> Path:
