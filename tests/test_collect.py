@@ -25,8 +25,9 @@ PLACES = {
 
 @pytest.fixture
 def file_for(monkeypatch):
-    def made_up(scored, store):
-        return cells(scored.method, head=scored.head, modality=scored.modality)
+    def made_up(scored, store, wanted=lambda target, metric: True):
+        made = cells(scored.method, head=scored.head, modality=scored.modality)
+        return [cell for cell in made if wanted(cell.target, cell.metric)]
 
     monkeypatch.setattr(collect, "cells_of", made_up)
     monkeypatch.setattr(collect, "further_cells", lambda scored, store: [])
