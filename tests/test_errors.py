@@ -83,6 +83,7 @@ RUN = ("run", "--method", "mae", "--task", "phenotype")
         ((*RUN, "--cohort", "wfdb"), "ecgcmr prepare wfdb"),
         ((*RUN, "--track", "papers"), "did you mean paper"),
         ((*RUN, "--modality", "eeg"), "did you mean ecg"),
+        ((*RUN, "--commands", "--executor", "slurm", "--detach"), "a scheduler of your own"),
         ((*RUN, "--device", "cdua"), "did you mean cuda"),
         ((*RUN, "--workers", "0"), "at least 1"),
         (("list", "methodes"), "did you mean methods"),

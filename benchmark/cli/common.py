@@ -128,6 +128,10 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
 def execution(options: argparse.Namespace) -> dict[str, Any]:
     """Return what `add_execution` was told, for `benchmark.runner.bring`."""
     worker_count(options)
+    if getattr(options, "commands", False) and options.executor != "auto":
+        raise UserError(
+            "--commands prints lines for a scheduler of your own: --executor says nothing about it"
+        )
     settings = {
         "executor": options.executor,
         "device": options.device,
