@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
 import shutil
@@ -330,6 +331,33 @@ def test_an_interrupt_releases_the_lease_and_is_raised_on(store, wrapped):
     assert store.failure(stage.digest) is None
     left = {path.name for path in (store.root / "work" / stage.digest).iterdir()}
     assert left == {"resume", "stage.json"}
+
+
+@pytest.mark.parametrize("moment", ["taken", "released"])
+def test_an_interrupt_while_a_lease_changes_hands_leaves_none(store, monkeypatch, moment):
+    taken, stage = [], ONE
+
+    def interrupted(self, *_):
+        taken.append(store.holder(stage.digest))
+        raise KeyboardInterrupt
+
+    if moment == "taken":  # but not yet known to the caller
+        monkeypatch.setattr(lease_module.Lease, "__init__", interrupted)
+    else:
+        monkeypatch.setattr(lease_module.Lease, "release", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        execute([stage], store, train=None, reporter=Reporter(io.StringIO()))
+    assert taken[0] is not None
+    assert store.holder(stage.digest) is None
+
+
+def test_letting_go_leaves_what_another_process_has_taken_over(store):
+    stage = ONE
+    store.claim(stage)
+    path = store.root / "lease" / f"{stage.digest}.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "token": "another"}))
+    store.let_go()
+    assert store.holder(stage.digest).token == "another"
 
 
 # ------------------------------------------------------------------------------- corruption

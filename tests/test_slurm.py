@@ -506,7 +506,15 @@ def test_what_is_queued_is_not_asked_for_again(store, monkeypatch):
     assert len(calls) == 1
 
 
-def test_ctrl_c_waits_until_jobs_are_written_down():
+@pytest.fixture
+def ctrl_c():
+    """Whoever runs tests in the background has made them deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_until_jobs_are_written_down(ctrl_c):
     written = []
 
     def work():

@@ -114,6 +114,7 @@ class Leases:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._seen: dict[str, tuple[str, float]] = {}
+        self._held: dict[str, str] = {}  # tokens of what this object has taken and not released
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -173,10 +174,24 @@ class Leases:
                 threads = max(threads, min(most or threads, free))
             self._seen.pop(digest, None)
             holder = Holder.mine(threads)
+            self._held[digest] = holder.token
             # The lock makes this exclusive; a rename, because a full disk would otherwise leave
             # an empty lease that names nobody.
             self._replace(digest, holder)
         return Lease(self, digest, holder)
+
+    def let_go(self) -> None:
+        """Release whatever is still held.
+
+        For the end after Ctrl-C, which may come between taking a lease and knowing that it is
+        taken, and in the middle of a release.
+        """
+        with self.locked():
+            for digest, token in self._held.items():
+                holder = self.holder(digest)
+                if holder is not None and holder.token == token:
+                    self._path(digest).unlink()
+            self._held.clear()
 
     def tidy(self) -> None:
         """Remove the turns of processes that have died waiting."""
@@ -294,6 +309,7 @@ class Lease:
         self._stop.set()
         with contextlib.suppress(LeaseLostError), self.guard():
             self._leases._path(self._digest).unlink()
+        self._leases._held.pop(self._digest, None)
         self._thread.join()
 
     def _ours(self) -> bool:

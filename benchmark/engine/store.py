@@ -424,6 +424,10 @@ class Store:
             lease.release()
             raise
 
+    def let_go(self) -> None:
+        """Release every stage that was claimed and not closed, when a run is broken off."""
+        self._leases.let_go()
+
     def tidy(self) -> None:
         """Remove what dead workers left and nobody goes on with.
 

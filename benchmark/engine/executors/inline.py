@@ -109,12 +109,13 @@ def execute(
     started = time.monotonic()
     if device != "auto":
         torch_device(device)  # before hours of work, not after
-    if share is None:  # workers leave it to whoever started them
-        store.tidy()
     run = _Run(store, train, device, workers or usable_cores(), reporter, share)
     try:
+        if share is None:  # workers leave it to whoever started them
+            store.tidy()
         run.bring(targets)
     except KeyboardInterrupt:
+        store.let_go()
         reporter.line("interrupted: finished stages are kept, and the same command goes on")
         raise
     reporter.summary(run.report, time.monotonic() - started)

@@ -96,6 +96,7 @@ def execute(
         try:
             _work(targets, store, seats, tried, reporter, workers or usable_cores())
         except KeyboardInterrupt:
+            store.let_go()
             reporter.line("interrupted: finished stages are kept, and the same command goes on")
             raise
     report = outcomes(targets, missing, store, tried)
