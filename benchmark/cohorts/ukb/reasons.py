@@ -10,7 +10,6 @@ class Reason(enum.StrEnum):
 
     # People.
     WITHDRAWN = "withdrew consent"
-    INVALID_ID = "id is not a positive whole number"
     NO_ECG = "no resting ECG file"
     NO_CMR = "no cine CMR file"
     NO_SAME_VISIT = "ECG and CMR never at the same visit"
