@@ -279,8 +279,8 @@ def _setting(done: Reproduction) -> str:
     said = [f"Here: {request.track} track, scale {request.scale}, cohort {cohort.title}, {count}."]
     if request.track == RANKED_TRACK:
         said.append(
-            "All methods have the same encoders, budget and head: counterparts of the published "
-            "rows, not reproductions."
+            "All methods have the same encoders, head and budget of a stage: counterparts of the "
+            "published rows, not reproductions."
         )
     elif request.scale != "full":
         said.append("Networks and budgets are cut to a rehearsal, whose numbers mean nothing.")

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from benchmark.api import Predictions
+from benchmark.evaluation import statistics
 from benchmark.evaluation.metrics import AUROC, R2, PearsonR
+from benchmark.evaluation.multiplicity import holm
 from benchmark.evaluation.statistics import (
+    Components,
     compare,
     components,
+    difference_test,
     estimate,
+    family_variances,
     gap_closed,
     label_factor,
     posterior,
@@ -285,3 +292,82 @@ def test_posterior_is_the_correlated_t_test_of_the_literature():
     found = posterior(d.mean(), v, d.size - 1, 0.0)
     one_sided = EXPECTED["nadeau_bengio_correctR"]["published_p_one_sided"]
     assert found.worse == pytest.approx(one_sided, rel=1e-5)
+
+
+# ------------------------------------------------------------------------------- families
+
+
+def null_family(rng, counts, luck):
+    """Comparisons of equal methods; ``luck`` is the SD of a difference between replicates.
+
+    In units of the people's SE, and log-normal between methods.
+    """
+    noise, n_min = 0.15, 900
+    own = luck / math.sqrt(2) * np.exp(rng.normal(0, 0.5, len(counts)) - 0.25)
+    spread = np.hypot(own, math.sqrt(noise / 2))[:, None]
+    shape = (len(counts), max(counts))
+    theta = rng.normal(0, math.sqrt(0.5), (shape[0], 1)) + spread * rng.standard_normal(shape)
+    pairs = {}
+    for a, b in itertools.combinations(range(len(counts)), 2):
+        s = min(counts[a], counts[b])
+        d = theta[a, :s] - theta[b, :s]
+        s2 = d.var(ddof=1) if s > 1 else math.nan
+        sigma2 = max(0.0, s2 - noise) if s > 1 else math.nan
+        part = Components(d.mean(), 1 + noise / s, s2, noise, sigma2, s, 900)
+        v, nu = statistics._variance(part.v_subj, [part], n_min)
+        pairs[f"{a}", f"{b}"] = SimpleNamespace(**vars(part), v=v, nu=nu, n_min=n_min)
+    return pairs
+
+
+def told_apart(pairs, variances):
+    """Whether any pair is, after Holm's correction."""
+    tests = zip(pairs.values(), variances, strict=True)
+    return min(holm([difference_test(x.value, *variance)[2] for x, variance in tests])) <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("counts", "luck", "too_often"),
+    [([3] * 14, 2, 16), ([2] * 14, 2, 50), ([3] * 7 + [1] * 7, 1, 40)],
+    ids=["three replicates", "two replicates", "one replicate of half"],
+)
+def test_a_family_of_equal_methods_has_no_winner_by_the_luck_of_few_replicates(
+    counts, luck, too_often
+):
+    rng = np.random.default_rng(14)
+    families = [null_family(rng, counts, luck) for _ in range(200)]
+    found = sum(told_apart(pairs, family_variances(pairs)) for pairs in families)
+    assert found <= 20, f"in {found / 2}% of families of equal methods some pair is told apart"
+    own = sum(told_apart(pairs, [(x.v, x.nu) for x in pairs.values()]) for pairs in families)
+    assert own > too_often, f"{own / 2}% with each pair's own variance"
+
+
+def test_no_pair_counts_as_less_variable_than_its_family():
+    def pair(s2, replicates=3, v=1.0):
+        sigma2 = max(0.0, s2 - 1) if replicates > 1 else math.nan
+        parts = {"v_subj": 1.0, "e2": 1.0, "n_min": 100, "replicates": replicates}
+        return SimpleNamespace(s2=s2, sigma2=sigma2, v=v, nu=99.0, **parts)
+
+    pairs = {
+        ("a", "b"): pair(0.5),
+        ("a", "c"): pair(2.5),
+        ("b", "c"): pair(9.0, v=11 / 3),
+        ("a", "d"): pair(math.nan, replicates=1),
+    }
+    variances = dict(zip(pairs, family_variances(pairs), strict=True))
+    # The mean excess is (-0.5 + 1.5 + 8) / 3 on (3 - 1)(3 - 1) degrees of freedom.
+    floor, noise, freedom = 3.0, 1.0, 4
+    v = 1 + floor / 3
+    spread = (floor + noise) / 3
+    nu = v**2 / (spread**2 / freedom + (v - spread) ** 2 / 99)
+    assert variances["a", "b"] == pytest.approx((v, nu))
+    assert variances["a", "c"] == pytest.approx((v, nu)), "1.5 of its own is less too"
+    assert variances["b", "c"] == (11 / 3, 99.0), "who has more keeps it"
+    assert variances["a", "d"] == pytest.approx((1 + floor, (1 + floor) ** 2 / (4**2 / 4)))
+
+
+@pytest.mark.parametrize("replicates", [1, 3])
+def test_a_family_without_replicate_variance_is_tested_as_recorded(replicates):
+    nothing = math.nan if replicates == 1 else 0.0
+    parts = {"v_subj": 1.0, "e2": 1.0 + nothing, "s2": nothing, "sigma2": nothing}
+    pair = SimpleNamespace(**parts, v=1.0, nu=99.0, n_min=100, replicates=replicates)
+    assert family_variances({("a", "b"): pair, ("a", "c"): pair}) == [(1.0, 99.0)] * 2

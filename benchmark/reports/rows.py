@@ -325,7 +325,7 @@ def versus_of(a: Cell, b: Cell) -> dict[str, Any] | None:
     entry |= {"other": b.method, "other_head": b.head, "other_modality": b.modality}
     entry |= {"digest": a.digest, "other_digest": b.digest}
     fields = ("replicates", "difference", "lo", "hi", "v_subj", "s2", "e2", "sigma2", "v", "nu")
-    entry |= {name: getattr(c, name) for name in (*fields, "p")}
+    entry |= {name: getattr(c, name) for name in (*fields, "p", "n_min")}
     return plain(entry)
 
 

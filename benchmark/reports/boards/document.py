@@ -102,6 +102,7 @@ def plan(info: TaskInfo) -> dict[str, Any]:
         "goal": dict(info.goal),
         "families": families,
         "corrections": {"pairs": "Holm", "per target": "Benjamini-Hochberg"},
+        "replicate variance of a pair": "at least its family's mean",
         "level": LEVEL,
         "positives": {"interval": MINIMUM_POSITIVES, "powered": UNDERPOWERED},
     }

@@ -16,6 +16,7 @@ from benchmark.reports.boards.text import (
     estimate,
     gap_closed,
     labels_needed,
+    of_common,
     origin,
     p_value,
     percent,
@@ -44,7 +45,7 @@ def ranking(section: Record, members: list[Record], ranked: bool) -> str:
         if ranked:
             columns["p (Holm)"] = lambda x: p_value((x["difference"] or {}).get("p_holm"))
     if any(x["gap_closed"] for x in every):
-        columns["gap closed"] = lambda x: gap_closed(x["gap_closed"])
+        columns["gap closed"] = lambda x: gap_closed(x, section)
     if ranked and any(x["label_factor"] for x in every):
         columns[f"labels {reference} needs"] = lambda x: labels_needed(x["label_factor"])
     if any(x["share_of_ceiling"] is not None for x in every):
@@ -85,7 +86,9 @@ def against_references(section: Record) -> list[str]:
         [
             x["method"],
             *(
-                signed(d) if (d := pairs.get((x["method"], y["method"]))) else NOT_COMPARED
+                signed(d) + of_common(x, y)
+                if (d := pairs.get((x["method"], y["method"])))
+                else NOT_COMPARED
                 for y in columns
             ),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -155,12 +156,12 @@ def _differences(
 
 
 def _median_resolvable(cells: Record, methods: Iterable[str], column: tuple[str, str]) -> str:
-    found = sorted(
+    found = [
         cell["resolvable"]
         for method in methods
         if (cell := cells.get((method, *column))) and cell["resolvable"] is not None
-    )
+    ]
     if not found:
         return BLANK
-    middle = found[len(found) // 2]
+    middle = statistics.median(found)
     return number(middle, places(middle / 3))

@@ -23,7 +23,7 @@ from benchmark.reports.boards.info import (
     UNRANKED,
     WIDEST,
 )
-from benchmark.reports.boards.reader import family_text, resolves_text
+from benchmark.reports.boards.reader import checkpoints_text, family_text, resolves_text
 from benchmark.reports.boards.recorded import MEAN
 from benchmark.reports.boards.sections import group_target, title
 from benchmark.reports.boards.text import (
@@ -188,6 +188,8 @@ def ranked_blocks(section: Record, document: Record) -> list[str]:
         if family and family["compared"] < family["pairs"]:
             missing = family["pairs"] - family["compared"]
             parts.append(f"{missing} of {family['pairs']} pairs {NOT_COMPARED}.")
+        if family and (checkpoints := checkpoints_text(section, block)):
+            parts.append(checkpoints)
     return parts
 
 

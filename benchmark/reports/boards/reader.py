@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmark.evaluation.score import TEST_POSITIVES
 from benchmark.reports.boards.info import DIAGNOSTIC, RETRIEVAL, WIDEST
-from benchmark.reports.boards.text import PRIMARY, number, places, short
+from benchmark.reports.boards.text import PRIMARY, in_common, number, places, short
 from benchmark.reports.rows import ONE_CHECKPOINT, UNDERPOWERED
 
 STANDARD, FEW_LABELS_STANDARD, FEW_LABELS = 5, 10, 0.01
@@ -25,7 +25,10 @@ def reading(record: Mapping[str, Any]) -> list[str]:
     """Return the box, one line for each thing to know, from the rest of the board document."""
     sections = record["sections"]
     lines = [line for section in sections for line in section["lines"]]
-    fixed = "Not covered: the choice of hyper-parameters and the split of people."
+    fixed = (
+        "Not covered: the choice of hyper-parameters, the split of people, and how many stages a "
+        "method trains: a budget is a stage's."
+    )
     found = [
         _covered(lines),
         f"{fixed} {_further(record['kind'])}".rstrip(),
@@ -47,6 +50,7 @@ def reading(record: Mapping[str, Any]) -> list[str]:
             "means over groups of targets are a family of their own.",
             "Resolves: the true difference to the reference that the paired test would find with "
             "80% power.",
+            *_common(sections),
             *_positives(sections),
             *_effects(sections),
         ]
@@ -91,6 +95,42 @@ def _replicates(counts: set[int], sections: Iterable[Mapping[str, Any]]) -> str:
         at_few = f"{FEW_LABELS_STANDARD} at {100 * FEW_LABELS:g}% of labels"
         standard = f"{standard}, {at_few}" if standard else f"{at_few} would be"
     return f"Replicates: {shown}, {says}{f' ({standard})' if standard else ''}."
+
+
+def _common(sections: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say what is compared where the methods of a section differ in their replicates."""
+    counts = ({x["replicates"] for x in s["lines"] if x["value"] is not None} for s in sections)
+    if all(len(found) < 2 for found in counts):
+        return []
+    return [
+        "Methods differ in their replicates. Differences, tests, the ranks from them and gaps "
+        "closed are of the replicates that all concerned have, so that a difference need not be "
+        "that of the two values shown. With one in common, a test within a family takes the "
+        "variance between replicates from the rest of the family; any other covers the people "
+        "only, tells checkpoints apart, and more easily than several replicates would tell their "
+        "methods."
+    ]
+
+
+def checkpoints_text(section: Mapping[str, Any], block: str) -> str:
+    """Say how many pairs of a family are of one replicate, where others are of more."""
+    members = {line["method"]: line for line in section["lines"] if line["block"] == block}
+    outsider = section["families"][block]["outsider"]
+    lines = {line["method"]: line for line in section["lines"]}
+    tested = [
+        in_common(lines[pair["a"]], lines[pair["b"]])
+        for pair in section["pairs"]
+        if pair["p_holm"] is not None
+        and ({pair["a"], pair["b"]} - members.keys()) <= {outsider}
+        and members.keys() & {pair["a"], pair["b"]}
+    ]
+    single = tested.count(1)
+    if single in (0, len(tested)):
+        return ""
+    return (
+        f"In {single} of the {len(tested)} pairs compared, the two methods have one replicate in "
+        "common: the variance between replicates is the family's in these tests."
+    )
 
 
 def _positives(sections: Iterable[Mapping[str, Any]]) -> list[str]:

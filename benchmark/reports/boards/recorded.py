@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
-from benchmark.evaluation.statistics import resolvable_difference
+from benchmark.evaluation.statistics import difference_test, resolvable_difference
 from benchmark.reports.boards.info import (
     NOT_APPLICABLE,
     NOT_RUN,
@@ -58,7 +59,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Difference:
-    """One line minus another, in the metric's own direction; ``p`` two-sided."""
+    """One line minus another, in the metric's own direction; ``p`` two-sided.
+
+    Components as in `benchmark.evaluation.statistics.Pair`.
+    """
 
     value: float
     lo: float | None
@@ -67,6 +71,18 @@ class Difference:
     v: float
     nu: float | None
     replicates: int
+    v_subj: float
+    s2: float
+    e2: float
+    sigma2: float
+    n_min: int
+
+    def with_variance(self, v: float, nu: float | None) -> Difference:
+        """Return the same difference, tested with another variance."""
+        if (v, nu) == (self.v, self.nu):
+            return self
+        lo, hi, p = difference_test(self.value, v, nu)
+        return replace(self, lo=lo, hi=hi, p=p, v=v, nu=nu)
 
     @property
     def resolvable(self) -> float | None:
@@ -171,9 +187,11 @@ class Recorded:
             ends = [None if entry[e] is None else sign * entry[e] for e in ("lo", "hi")]
             lo, hi = ends[::sign]
             value = sign * entry["difference"]
-            return Difference(
-                value, lo, hi, entry["p"], entry["v"], entry["nu"], entry["replicates"]
-            )
+            parts = {n: nan if entry[n] is None else entry[n] for n in ("s2", "e2", "sigma2")}
+            rest = {n: entry[n] for n in ("p", "v", "nu", "replicates", "v_subj")}
+            # Rows of older versions lack it; with one replicate nu is n_min - 1, else no larger.
+            n_min = entry.get("n_min", round(entry["nu"]) + 1)
+            return Difference(value, lo, hi, **rest, **parts, n_min=n_min)
         return None
 
     def gap(self, line: Line, reference: Line, goal: Line, what: What) -> Mapping | None:

@@ -1,7 +1,8 @@
 """One section of a board: a modality, label fraction and head, its methods and their tests.
 
 Families. All pairs of a ranked block, and of the block with the reference, at one fraction are one
-family under Holm's correction. In a primary section that of the label-free methods is primary; that
+family under Holm's correction, in which no pair counts as less variable between replicates than all
+are. In a primary section that of the label-free methods is primary; that
 of the methods that learn labels is secondary everywhere. Per target, the differences of a block to
 the reference over all targets of the primary metric are one family under Benjamini and Hochberg's;
 the means over groups of targets are another. Blocks never share a family, so that a method that
@@ -18,7 +19,7 @@ from functools import cached_property
 from typing import Any
 
 from benchmark.evaluation.multiplicity import benjamini_hochberg, holm, letters, rank_intervals
-from benchmark.evaluation.statistics import label_factor
+from benchmark.evaluation.statistics import family_variances, label_factor
 from benchmark.reports.boards.info import (
     BLOCKS,
     DIAGNOSTIC,
@@ -41,8 +42,9 @@ WARN = 0.01  # share of queries without any match, or decided by ties, that is w
 
 @dataclass(frozen=True)
 class Family:
-    """Adjusted p per pair of names, and what follows for the members of one ranked block."""
+    """Tests and adjusted p per pair of names, and what follows for one ranked block."""
 
+    tests: dict[tuple[str, str], Difference]
     p: dict[frozenset[str], float]
     ranks: dict[str, tuple[int, int]]
     letters: dict[str, str]
@@ -163,6 +165,11 @@ class Section:
             for a, b in pairs
             if (d := self.recorded.difference(a, b, self.what)) is not None
         }
+        variances = family_variances(tested)
+        tested = {
+            names: d.with_variance(*variance)
+            for (names, d), variance in zip(tested.items(), variances, strict=True)
+        }
         adjusted = dict(zip(tested, holm([d.p for d in tested.values()]).tolist(), strict=True))
         names = [line.name for line in members]
         better = [
@@ -172,6 +179,7 @@ class Section:
         ]
         shown = len(names) >= 2
         return Family(
+            tests=tested,
             p={frozenset(pair): p for pair, p in adjusted.items()},
             ranks=rank_intervals(names, better) if shown else {},
             letters=letters(names, better) if shown else {},
@@ -180,6 +188,15 @@ class Section:
             primary=is_primary(self.info, self.modality, self.head, block),
             outsider=reference.name if outsider else None,
         )
+
+    def _tested(self, a: Line, b: Line | None) -> Difference | None:
+        """Return a minus b on the endpoint, as tested in the family of the two if they have one."""
+        d = self.recorded.difference(a, b, self.what)
+        if d is not None:
+            for family in self.families.values():
+                if test := family.tests.get((a.name, b.name), family.tests.get((b.name, a.name))):
+                    return d.with_variance(test.v, test.nu)
+        return d
 
     @property
     def _sign(self) -> int:
@@ -253,7 +270,7 @@ class Section:
         """Return the difference to the reference."""
         if line == self.reference:
             return None
-        d = self.recorded.difference(line, self.reference, self.what)
+        d = self._tested(line, self.reference)
         if d is None:
             return None
         family = self.families.get(line.method.block)
@@ -294,7 +311,7 @@ class Section:
 
     def _pairs(self) -> Iterable[dict[str, Any]]:
         for a, b in itertools.combinations(self.lines, 2):
-            d = self.recorded.difference(a, b, self.what)
+            d = self._tested(a, b)
             if d is None:
                 continue
             pair = frozenset((a.name, b.name))

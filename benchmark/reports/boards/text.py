@@ -91,8 +91,26 @@ def compared(line: Record, section: Record) -> str:
     d = line["difference"]
     if d is None:
         return NOT_COMPARED
-    fewer = d["replicates"] < line["replicates"]
-    return signed(d) + (f" (of the {d['replicates']} common replicates)" if fewer else "")
+    return signed(d) + of_common(line, named(section, section["reference"]))
+
+
+def named(section: Record, method: str | None) -> Record | None:
+    """Return a method's line in a section, if it has one."""
+    return next((line for line in section["lines"] if line["method"] == method), None)
+
+
+def in_common(*lines: Record) -> int:
+    """Return how many replicates all of some lines have: what a comparison of them is of."""
+    return len(set.intersection(*(set(line["seeds"]) for line in lines)))
+
+
+def of_common(*lines: Record | None) -> str:
+    """Say of how many replicates a comparison is, where one of its values is of more."""
+    known = [line for line in lines if line is not None]
+    count = in_common(*known)
+    if all(line["replicates"] == count for line in known):
+        return ""
+    return f" (of the {count} common replicate{'s' * (count > 1)})"
 
 
 def resolves(d: Record | None) -> str:
@@ -108,12 +126,14 @@ def origin(line: Record, section: Record) -> str:
     return ", ".join(own)
 
 
-def gap_closed(gap: Record | None) -> str:
+def gap_closed(line: Record, section: Record) -> str:
     """Return the share of the way to the goal, with its interval where there is one."""
+    gap = line["gap_closed"]
     if gap is None:
         return BLANK
     ends = "" if gap["lo"] is None else f" [{percent(gap['lo'])}, {percent(gap['hi'])}]"
-    return percent(gap["value"]) + ends
+    way = (named(section, section[end]) for end in ("reference", "goal"))
+    return percent(gap["value"]) + ends + of_common(line, *way)
 
 
 def labels_needed(factor: Record | None) -> str:

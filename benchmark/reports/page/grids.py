@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,9 +110,9 @@ def _fact(cells: Mapping[str, Mapping[str, Any]], name: str) -> str:
 
 
 def _typical_resolvable(cells: Iterable[Mapping[str, Any]]) -> str:
-    """Middle of the methods' resolvable differences, in thousandths."""
-    known = sorted(x for cell in cells if (x := cell["resolvable"]) is not None)
-    return f"{1000 * known[len(known) // 2]:.0f}" if known else text.BLANK
+    """Median of the methods' resolvable differences, in thousandths."""
+    known = [x for cell in cells if (x := cell["resolvable"]) is not None]
+    return f"{1000 * statistics.median(known):.0f}" if known else text.BLANK
 
 
 def other_metrics(section: Section) -> Grid | None:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from benchmark.reports.boards import text
 from benchmark.reports.boards.endpoint import warnings
 from benchmark.reports.boards.info import DIAGNOSTIC, LABEL_FREE, LABEL_USING, UNRANKED
-from benchmark.reports.boards.reader import family_text, resolves_text
+from benchmark.reports.boards.reader import checkpoints_text, family_text, resolves_text
 from benchmark.reports.boards.recorded import MEAN
 from benchmark.reports.boards.sections import title as section_title
 from benchmark.reports.page.descriptive import mean_ranks, wins
@@ -157,7 +157,7 @@ def _main_table(document: Document, section: Section) -> tuple[list, list]:
 
 
 def _row(line: Mapping[str, Any], section: Section, scale: Axis | None) -> Row:
-    d, gap, factor = line["difference"], line["gap_closed"], line["label_factor"]
+    d, factor = line["difference"], line["label_factor"]
     cells = {
         "rank": text.rank(line["rank"]),
         "letters": line["letters"] or text.BLANK,
@@ -166,7 +166,7 @@ def _row(line: Mapping[str, Any], section: Section, scale: Axis | None) -> Row:
         "difference": text.compared(line, section),
         "p": text.p_value(d["p_holm"]) if d else text.BLANK,
         "resolvable": text.resolves(d),
-        "gap": text.gap_closed(gap),
+        "gap": text.gap_closed(line, section),
         "label": text.labels_needed(factor),
         "share": text.percent(line["share_of_ceiling"]),
         "replicates": str(line["replicates"] or text.BLANK),
@@ -234,6 +234,9 @@ def _reader(document: Document, section: Section) -> Iterable[str]:
         ]
         each = ", each its own" if len(families) > 1 else ""
         yield f"Families under Holm's correction here{each}: {'; '.join(families) or 'none'}."
+        for block in section["families"]:
+            if checkpoints := checkpoints_text(section, block):
+                yield f"{block.capitalize()} methods: {checkpoints}"
         if resolves := resolves_text(section):
             yield resolves
     # The dot of a Markdown table, as it is drawn here.
