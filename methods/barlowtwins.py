@@ -26,7 +26,9 @@ class BarlowTwins(ContrastiveECG):
     Departures: the correlation divides by the people in the batch, there by the nominal batch size.
     In training the two are one here, where batches are always full; validation comes in smaller
     batches, whose correlations the nominal size would shrink. No predictor is made that nobody
-    uses. The harmonised track alone differs as in SimCLR.
+    uses. The harmonised track alone differs as in SimCLR, and its narrow projector leaves the same
+    ``redundancy`` less to weigh: outputs that are all copies of one cost redundancy x (outputs - 1)
+    times what outputs cost that two windows do not share, which is 41 at 8192 and 0.3 at 64.
     """
 
     paper: ClassVar[str] = "Turgut et al., Medical Image Analysis 101 (2025) 103451"

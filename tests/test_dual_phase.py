@@ -124,6 +124,21 @@ def test_the_guides_see_what_is_aligned(name):
         assert method.uses_labels
 
 
+def test_both_phases_of_a_heart_are_mirrored_alike_and_in_training_alone():
+    method = make("dual-phase")
+    hearts = torch.rand(40, *method.views()["cmr"].shape)
+    torch.manual_seed(0)
+    seen = method.cmr_input(Batch({"cmr": hearts}, training=True, progress=0.0))
+    mirrored = torch.stack(
+        [(seen - x).abs().amax((2, 3, 4)) < 1e-4 for x in (hearts, hearts.flip(-1))]
+    )
+    assert mirrored.sum(0).eq(1).all(), "a stack is either as it was or its mirror image"
+    assert mirrored[1].all(1).logical_or(mirrored[0].all(1)).all()
+    assert 0.25 < mirrored[1].double().mean() < 0.75
+    untouched = method.cmr_input(Batch({"cmr": hearts}, training=False, progress=0.0))
+    assert torch.equal(untouched, hearts)
+
+
 def test_the_paper_track_has_the_papers_sizes():
     method = make("dual-phase", scale="full")
     assert method.ecg.digest == make("mae@dual-medium", scale="full").digest

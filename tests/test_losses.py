@@ -239,6 +239,28 @@ def test_simsiam_is_lightlys_and_moves_predictions_alone(rng):
     assert all(h.grad.abs().sum() > 0 for h in (h1, h2))
 
 
+VALID = torch.tensor([True, False, True])
+DIFFERENTIABLE = {
+    "clip": (lambda u, v: clip_loss(u, v, 0.1, 0.75), (5, 4)),
+    "nt-xent": (lambda u, v: nt_xent(u, v, 0.1), (4, 5)),
+    "triplets": (lambda u, v: triplet_loss(u, v, 2.5), (5, 4)),
+    "hard triplets": (lambda u, v: triplet_loss(u, v, 1e-9), (5, 4)),
+    "pairs of views": (lambda u, v: all_pairs_clip(torch.cat([u, v]), 0.1), (2, 4, 5)),
+    "phases": (lambda u, v: phase_alignment(u, v, VALID, 0.07, 0.1), (3, 5, 4)),
+    "equal phases": (lambda u, v: phase_similarity(u, v, VALID), (3, 5, 4)),
+    "correlation": (correlation_over_time, (2, 3, 9)),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_both_sides_learn_what_the_value_says(rng, name):
+    loss, shape = DIFFERENTIABLE[name]
+    given = [torch.from_numpy(rng.normal(size=shape)).requires_grad_() for _ in range(2)]
+    assert torch.autograd.gradcheck(loss, given)
+    moved = torch.autograd.grad(loss(*given).sum(), given)
+    assert all(gradient.abs().sum() > 0 for gradient in moved)
+
+
 def beat_tokens_by_loops(tokens, peaks, seconds, times):
     n = tokens.shape[1]
     centres = (np.arange(n) + 0.5) * seconds / n
@@ -468,6 +490,32 @@ def test_cmae_reconstructs_what_it_sees():
         assert terms[f"mse_{modality}"].item() == pytest.approx(error.square().mean().item())
     u, v = encoders.project_ecg(ecg.pooled), encoders.project_cmr(cmr.pooled)
     assert terms["clip"].item() == pytest.approx(clip_by_numpy(u, v, 0.1), rel=1e-9)
+
+
+@pytest.mark.parametrize("track", ["harmonised", "paper"])
+def test_a_cine_is_scored_where_it_was_hidden(track):
+    name = {"harmonised": "cmr-mae", "paper": "cmr-mae@ptacl"}[track]
+    method = registry().method(name).on_track(track, "smoke")
+    method = bind(method, cohort=SimulatedCohort(people=300), seed=0)
+    encoders = build(method).double().eval()
+    encoder, people = encoders.cmr, 3
+    cine = torch.rand(people, *method.views()["cmr"].shape).double()
+    torch.manual_seed(5)
+    terms = method.loss(encoders, Batch({"cmr": cine}, training=False, progress=0.0))
+    torch.manual_seed(5)
+    order = torch.rand(people, encoder.tokens).argsort(1)
+    keep = order[:, : int(encoder.tokens * (1 - 0.9))]
+    made = encoders.cmr_decoder(encoder.encode(cine, keep), keep)
+    frames, rows, columns = encoder.patch
+    errors = []
+    for person in range(people):
+        for place in set(range(encoder.tokens)) - set(keep[person].tolist()):
+            t, y, x = np.unravel_index(place, encoder.grid)
+            patch = cine[person, 0, t * frames : (t + 1) * frames]
+            patch = patch[:, y * rows : (y + 1) * rows, x * columns : (x + 1) * columns]
+            errors.append((made[person, place] - patch.flatten()).square().mean().item())
+    assert terms.keys() == {"mse"}
+    assert terms["mse"].item() == pytest.approx(np.mean(errors), rel=1e-9)
 
 
 def test_a_disease_weighs_positives_by_their_rarity():
