@@ -47,7 +47,8 @@ def read(folder: Path, name: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except OSError:
-        raise UserError(f"there is no {path}; ecgcmr golden writes it") from None
+        where = "ecgcmr golden writes it in a clone of the repository"
+        raise UserError(f"there is no {path}; {where}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error}") from None
 

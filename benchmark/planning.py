@@ -115,10 +115,22 @@ class Job:
 
 @dataclass
 class Plan:
-    """The jobs of a request, and what was asked for but does not apply."""
+    """The jobs of a request, and what was asked for but does not apply: method, task, why."""
 
     jobs: list[Job] = field(default_factory=list)
-    not_applicable: list[str] = field(default_factory=list)
+    idle: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def not_applicable(self) -> list[str]:
+        """What does not apply, each method and task by itself."""
+        return [f"{method} on {task}: {reason}" for method, task, reason in self.idle]
+
+    def grouped(self) -> list[str]:
+        """Return the same with one line for all methods that share a task and a reason."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for method, task, reason in self.idle:
+            groups.setdefault((task, reason), []).append(method)
+        return [f"{', '.join(names)} on {task}: {why}" for (task, why), names in groups.items()]
 
 
 def plan(request: Request) -> Plan:
@@ -135,7 +147,7 @@ def plan(request: Request) -> Plan:
                 result.jobs += jobs
                 if not jobs and replicate == 0:
                     reason = why_not(entry, task, cohort, request)
-                    result.not_applicable.append(f"{method_name} on {task_name}: {reason}")
+                    result.idle.append((method_name, task_name, reason))
     return result
 
 

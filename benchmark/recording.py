@@ -72,15 +72,19 @@ def prepare_folder(request: Request, leaderboards: Path) -> None:
 
 
 def scored(
-    request: Request, store: Store, task: Task, only: Sequence[str] = ()
+    request: Request,
+    store: Store,
+    task: Task,
+    only: Sequence[str] = (),
+    most: int = MOST_REPLICATES,
 ) -> dict[str, dict[tuple, tuple]]:
     """Return, per method of the track, its score stages that are in the store.
 
     Methods with changed fields are among them where the request names them; ``only`` these are
     looked for, where some are named.
     They are grouped by (head, modality, fraction); replicates are taken from 0 upwards without a
-    gap, so that equal stores give equal rows. All standard label fractions are looked for, not
-    only those of the request.
+    gap and up to ``most``, so that equal stores give equal rows. All standard label fractions are
+    looked for, not only those of the request.
     """
     fractions = tuple({*FRACTIONS, *request.fractions})
     either = [replace(request, fractions=fractions, modality=m) for m in ("", "cmr")]
@@ -93,7 +97,7 @@ def scored(
         if request.track not in entry.variant.tracks or (only and name not in only):
             continue
         groups: dict[tuple, tuple] = {}
-        for replicate in range(MOST_REPLICATES):
+        for replicate in range(most):
             grown = False
             jobs = (j for r in either for j in jobs_of(entry, task, cohort, replicate, r))
             for job in jobs:
@@ -149,16 +153,23 @@ def record_ceilings(request: Request, task: Task, ceilings: Ceilings, leaderboar
 
 
 def own_files(
-    request: Request, task: Task, store: Store, ceilings: Ceilings | None
+    request: Request,
+    task: Task,
+    store: Store,
+    ceilings: Ceilings | None,
+    most: int = MOST_REPLICATES,
 ) -> list[dict[str, Any]]:
-    """Return the rows files of the requested methods, from the scores in the store."""
+    """Return the rows files of the requested methods, from the scores in the store.
+
+    Of at most the first ``most`` replicates.
+    """
     from benchmark.reports.cells import Scored
     from benchmark.reports.collect import rows_file
 
     files = []
     available = {
         name: [Scored(name, *key, scores=scores) for key, scores in groups.items()]
-        for name, groups in scored(request, store, task).items()
+        for name, groups in scored(request, store, task, most=most).items()
     }
     for name in request.methods:
         if name not in available:

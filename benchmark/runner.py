@@ -12,7 +12,7 @@ from typing import Any
 from benchmark.api import Context, Trainable, UserError
 from benchmark.engine.progress import Report, Reporter, print_plan
 from benchmark.engine.store import Store
-from benchmark.planning import Request, ceilings_of, plan
+from benchmark.planning import MOST_REPLICATES, Request, ceilings_of, plan
 from benchmark.recording import (
     RANKED_TRACK,
     changed_fields,
@@ -102,10 +102,13 @@ def run(
     *,
     dry_run: bool = False,
     render: bool = True,
+    most: int = MOST_REPLICATES,
     reporter: Reporter | None = None,
     **execution: Any,
 ) -> Outcome:
     """Plan, execute as `bring` is told to by ``execution``, write rows and ``render`` the boards.
+
+    A row is of all replicates in the store, also of those not asked for, but of at most ``most``.
 
     Raises
     ------
@@ -120,7 +123,7 @@ def run(
             prepare_folder(request, home)  # before hours of work, not after
     for text in changed_fields(request):
         reporter.line(text)
-    for text in wanted.not_applicable:
+    for text in wanted.grouped():
         reporter.line(f"not applicable: {text}")
     if not wanted.jobs:
         raise UserError("none of the methods applies to the task: nothing to run")
@@ -138,7 +141,7 @@ def run(
         return outcome
     for task in tasks.values():
         ceilings = open_ceilings(request, task, store)
-        files = own_files(request, task, store, ceilings)
+        files = own_files(request, task, store, ceilings, most)
         outcome.files += files
         for home, names in places.items():
             outcome.kept += record([f for f in files if f["method"] in names], home)

@@ -1,13 +1,18 @@
 """The command line as a person uses it, at scale smoke."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from benchmark.cli.common import ROOT
+from benchmark.cli.run import _print_results
 from benchmark.engine.store import Store
 from benchmark.planning import expand
 from benchmark.registry import TRACKS
@@ -86,9 +91,10 @@ def test_every_method_on_every_task(ecgcmr, shared_store, tmp_path, track):
     for task in expand("all", "task", track):
         files = list((tmp_path / "rows/simulated-smoke" / track / task).glob("*.json"))
         missing = {
-            line.split()[2]
+            name
             for line in done.stderr.splitlines()
             if line.startswith("not applicable: ") and f" on {task}:" in line
+            for name in line.removeprefix("not applicable: ").split(f" on {task}:")[0].split(", ")
         }
         assert {path.stem for path in files} | missing == set(expand("all", "method", track))
 
@@ -103,6 +109,41 @@ def test_own_rows_come_first_then_the_board(ecgcmr, shared_store, tmp_path):
     assert "random-init" in own
     assert "| 50% " in own
     assert "Not run: " in board
+    rows = tmp_path / "rows" / "simulated-smoke"
+    assert f"no place on the board for 50% of labels: see the rows above and in {rows}" in board
+
+
+def test_installed_without_the_clone(shared_store, tmp_path):
+    lib, here = tmp_path / "lib", tmp_path / "here"
+    here.mkdir()
+    for name in ("benchmark", "methods", "tasks"):
+        shutil.copytree(ROOT / name, lib / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def ecgcmr(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "benchmark", *arguments],
+            cwd=here,
+            env={**os.environ, "ECGCMR_STORE": str(shared_store), "PYTHONPATH": str(lib)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    asked = ("run", "--method", "random-init", "--task", "phenotype", "--fractions", "1.0")
+    done = ecgcmr(*asked, *SMOKE)
+    assert done.returncode == 0, done.stderr
+    # Not among the installed packages, where nobody would look for it or may write.
+    assert (here / "leaderboards" / "simulated-smoke" / "index.html").exists()
+    assert not (lib / "leaderboards").exists()
+    done = ecgcmr("reproduce")
+    assert done.returncode == 2
+    assert "a clone of the repository" in done.stderr
+
+
+def test_a_run_of_which_everything_failed_prints_no_empty_table(capsys):
+    outcome = SimpleNamespace(files=[{"task": "cvd", "rows": []}], kept=[], boards=[])
+    _print_results(SimpleNamespace(fractions=(1.0,)), outcome, SimpleNamespace(json=False))
+    assert capsys.readouterr().out == ""
 
 
 def test_shared_autoencoder_is_trained_once(ecgcmr, shared_store, tmp_path):
@@ -132,6 +173,13 @@ def test_replicates_give_an_interval_over_people_and_training(ecgcmr, shared_sto
     assert len(set(row["values"])) == 2
     assert row["s2"] > 0
     assert row["notes"] == []
+
+    # While more replicates are being made, boards may be of those that all methods have.
+    first = ("boards", "--method", "random-init", "--task", "phenotype", "--seeds", "1")
+    ecgcmr(*first, *SMOKE, "--leaderboards", tmp_path / "first", store=shared_store)
+    path = tmp_path / "first/rows/simulated-smoke/harmonised/phenotype/random-init.json"
+    rows = json.loads(path.read_text())["rows"]
+    assert {row["result"]["replicates"] for row in rows} == {1}
 
 
 def test_a_killed_run_resumes_and_equals_an_undisturbed_one(ecgcmr, tmp_path):

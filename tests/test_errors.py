@@ -84,6 +84,8 @@ RUN = ("run", "--method", "mae", "--task", "phenotype")
         ((*RUN, "--track", "papers"), "did you mean paper"),
         ((*RUN, "--modality", "eeg"), "did you mean ecg"),
         ((*RUN, "--commands", "--executor", "slurm", "--detach"), "a scheduler of your own"),
+        (("boards", "--seeds", "1"), "name methods, or 'all'"),
+        (("boards", "--method", "mae", "--seeds", "0"), "between 1 and 20"),
         ((*RUN, "--device", "cdua"), "did you mean cuda"),
         ((*RUN, "--workers", "0"), "at least 1"),
         (("list", "methodes"), "did you mean methods"),

@@ -300,6 +300,17 @@ def test_what_the_user_can_put_right_is_one_line(store, tmp_path):
     assert len(report.failed) == 1
 
 
+def test_the_summary_names_no_class_of_the_users_mistake_and_few_of_the_blocked(store, tmp_path):
+    broken = Broken(obstacle=str(tmp_path), user=True)
+    readers = [Sum(terms=(broken, *[ONE] * extra)) for extra in range(8)]
+    report, text = do(store, *readers)
+    assert len(report.blocked) == 8
+    summary = text[text.index("ran 1 stage") :]
+    assert f"({broken.digest[:12]}): person [id] is in the way\n" in summary
+    assert summary.count(": needs ") == 5
+    assert summary.rstrip().endswith("  blocked  3 more")
+
+
 def test_a_stage_cannot_end_the_program(store):
     HOOKS["exit"] = lambda context: sys.exit(0)
     report, _ = do(store, Hook(name="exit"), ONE)

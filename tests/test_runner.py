@@ -86,6 +86,15 @@ def test_what_does_not_apply_says_why(asked, reason):
     assert text.startswith(f"{method} on {task}: {reason}")
 
 
+def test_methods_that_share_a_reason_share_a_line():
+    found = plan(request(["supervised", "mae", "mmcl"], ["reconstruction", "retrieval"]))
+    assert len(found.not_applicable) == 3
+    assert found.grouped() == [
+        "supervised, mmcl on reconstruction: it fills in no hidden parts of an ECG",
+        "supervised on retrieval: it exists fine-tuned only, without features of its own",
+    ]
+
+
 def test_a_variant_without_protocol_ranks_people_alone():
     entry = registry().method("ptacl")
     entry = replace(entry, variant=replace(entry.variant, protocol=""))

@@ -1,11 +1,14 @@
 """What ``ecgcmr status`` tells of a store, while it is in use and when something is wrong."""
 
+import errno
 import json
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
+from benchmark.cli import main
 from benchmark.engine import store as store_module
 from benchmark.engine.lease import Holder
 from benchmark.engine.store import Store
@@ -37,6 +40,19 @@ def test_an_empty_store(store):
     assert report["kinds"] == {}
     assert "0 stages, 0 B" in text(report)
     assert json.loads(json.dumps(report)) == report
+
+
+def test_a_store_that_cannot_be_written_to_is_shown(store, monkeypatch, capsys):
+    make(store, Numbers())
+
+    def refuse(path, mode):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    monkeypatch.setenv("ECGCMR_STORE", str(store.root))
+    assert main(["status", "--verify"]) == 0
+    assert "all checksums agree" in capsys.readouterr().out
+    assert main(["gc"]) == 2
 
 
 def test_artifacts_are_counted_by_kind(store):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -89,6 +90,27 @@ def test_the_environment_names_the_store(tmp_path, monkeypatch):
     monkeypatch.delenv("ECGCMR_STORE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Store().root == tmp_path / ".cache" / "ecgcmr-bench"
+
+
+def test_only_who_reads_may_use_a_store_that_cannot_be_written_to(tmp_path, monkeypatch):
+    digest = make(Store(tmp_path / "store"), Numbers())
+
+    def refuse(path, mode):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    assert list(Store(tmp_path / "store", reading=True).stages()) == [digest]
+    with pytest.raises(UserError, match="Read-only file system; set ECGCMR_STORE"):
+        Store(tmp_path / "store")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="Read-only file system; set ECGCMR_STORE"):
+        Store(tmp_path / "empty", reading=True)
+
+
+def test_a_store_that_is_a_file_is_called_one(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="it is a file, no folder; set ECGCMR_STORE"):
+        Store(tmp_path / "file")
 
 
 @pytest.mark.parametrize("below", ["store", "deeper/store", "."])

@@ -395,6 +395,18 @@ def test_the_command_line_prints_what_to_run_next(tmp_path, monkeypatch, capsys)
     assert capsys.readouterr().err == f"ecgcmr: {folder} is not an empty folder\n"
 
 
+def test_one_person_alone_does_not_withdraw(tmp_path, monkeypatch, capsys):
+    small = functools.partial(Simulation, **SMALL)
+    monkeypatch.setattr("benchmark.cohorts.ukb.write.Simulation", small)
+    for people, gone in ((1, set()), (2, {FIRST + 2})):
+        folder = tmp_path / str(people)
+        assert main(["simulate", "--as-ukb", str(folder), "--people", str(people)]) == 0
+        assert read_withdrawn([folder / "withdrawn.csv"]) == gone
+    said = capsys.readouterr().out
+    assert "1 person, none of them withdrawn" in said
+    assert "2 people, 1 of them withdrawn" in said
+
+
 def test_pictures_are_as_large_as_uk_biobanks_unless_said_otherwise():
     simulation = Simulation(people=1)
     assert (simulation.rows, simulation.columns, simulation.frames) == (208, 192, 50)

@@ -14,6 +14,7 @@ EXAMPLES = """\
 examples:
   ecgcmr boards --scale smoke --leaderboards MY_BOARDS
   ecgcmr boards --method all --task all       with the rows of what has been made elsewhere
+  ecgcmr boards --method all --seeds 3        of three replicates, while more are being made
 """
 
 
@@ -27,6 +28,12 @@ def add(commands: Any) -> None:
         help="methods whose rows are first written from what is in the store, or 'all'",
     )
     boards.add_argument("--task", default="all", metavar="NAMES", help="their tasks (default all)")
+    boards.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="rows of the first N replicates alone (default: of all in the store)",
+    )
     add_place(boards)
 
 
@@ -34,6 +41,8 @@ def _boards(options: argparse.Namespace) -> int:
     from benchmark.recording import board_folder, prepare_folder, render_boards
 
     request = make_request(options)
+    if options.seeds is not None and not options.method:
+        raise UserError("--seeds is of the rows that --method writes; name methods, or 'all'")
     if options.method:
         _record(options)
     rows = options.leaderboards / "rows" / board_folder(request) / request.track
@@ -49,11 +58,14 @@ def _record(options: argparse.Namespace) -> None:
     """Write the rows of what is in the store."""
     from benchmark.engine.progress import Reporter
     from benchmark.engine.store import Store
-    from benchmark.planning import expand
+    from benchmark.planning import MOST_REPLICATES, expand
     from benchmark.runner import run
 
+    most = MOST_REPLICATES if options.seeds is None else options.seeds
+    if not 1 <= most <= MOST_REPLICATES:
+        raise UserError(f"--seeds is {most}; it is between 1 and {MOST_REPLICATES}")
     methods, tasks = expand(options.method, "method"), expand(options.task, "task")
     request = make_request(options, methods, tasks)
     with Path(os.devnull).open("w") as silent:  # most of what could be there may never be wanted
         silently = {"executor": "none", "reporter": Reporter(silent)}
-        run(request, Store(), options.leaderboards, render=False, **silently)
+        run(request, Store(), options.leaderboards, render=False, most=most, **silently)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from benchmark.stage import Stage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+LEADERBOARDS = (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / "leaderboards"
+"""Those of the clone; where the project is installed without it, in the current folder."""
 
 
 def command(
@@ -45,7 +47,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--leaderboards",
         type=Path,
-        default=ROOT / "leaderboards",
+        default=LEADERBOARDS,
         metavar="DIR",
         help="where rows and boards go",
     )

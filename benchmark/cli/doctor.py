@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmark.cli.common import ROOT, command
+from benchmark.cli.common import LEADERBOARDS, command
 
 EXAMPLES = """\
 examples:
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     doctor.add_argument(
         "--leaderboards",
         type=Path,
-        default=ROOT / "leaderboards",
+        default=LEADERBOARDS,
         metavar="DIR",
         help="where rows and boards are to go",
     )

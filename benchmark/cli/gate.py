@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmark.cli.common import ROOT, command, relative
+from benchmark.cli.common import LEADERBOARDS, ROOT, command, relative
 
 GATE = """\
 layers:
@@ -69,7 +69,7 @@ def add(commands: Any) -> None:
     check.add_argument(
         "--leaderboards",
         type=Path,
-        default=ROOT / "leaderboards",
+        default=LEADERBOARDS,
         metavar="DIR",
         help="layer D: the rows that are checked",
     )

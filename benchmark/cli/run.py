@@ -111,16 +111,21 @@ def _run(options: argparse.Namespace) -> int:
 
 def _print_results(request: Any, outcome: Any, options: argparse.Namespace) -> None:
     """Print this run's rows, then where they stand, and where the rest of the boards is."""
-    from benchmark.reports.boards import own_rows, own_sections
+    from benchmark.reports.boards import off_board, own_rows, own_sections
     from benchmark.reports.rows import dumps
 
     if options.json:
         print(dumps({"files": outcome.files}), end="")
         return
-    print(own_rows(outcome.files, request.fractions))
+    if any(file["rows"] for file in outcome.files):
+        print(own_rows(outcome.files, request.fractions))
     for text in outcome.kept:
         print(f"the board keeps the recorded rows of {text}: they have more replicates")
     for board in outcome.boards:
         document = json.loads(board.with_suffix(".json").read_text())
         print(f"\n{own_sections(document, outcome.files, request.fractions)}")
+        if missing := off_board(document, outcome.files, request.fractions):
+            said = ", ".join(f"{100 * fraction:.4g}%" for fraction in missing)
+            rows = relative(board.parent.parent / "rows" / board.parent.name)
+            print(f"\nno place on the board for {said} of labels: see the rows above and in {rows}")
         print(f"\nthe whole board: {relative(board)}")

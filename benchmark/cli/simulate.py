@@ -53,7 +53,10 @@ def _simulate(options: argparse.Namespace) -> int:
     from benchmark.cohorts.ukb.write import Simulation, write_ukb
     from benchmark.engine.progress import Reporter
 
-    simulation = Simulation(people=options.people, first=options.first, preset=options.preset)
+    gone = 0 if options.people == 1 else 1  # or nobody is left to prepare
+    simulation = Simulation(
+        people=options.people, first=options.first, preset=options.preset, withdrawn=gone
+    )
     reporter = Reporter()
 
     def progress(done: int, total: int) -> None:
@@ -69,6 +72,7 @@ def _simulate(options: argparse.Namespace) -> int:
         reporter.stop()
     command = ["ecgcmr", "prepare", "ukb", "--raw", files.raw, "--table", *files.tables]
     command += ["--withdrawn", files.withdrawn]
-    print(f"{simulation.people:,} people, {simulation.withdrawn} of them withdrawn; now run:")
+    who = "1 person" if simulation.people == 1 else f"{simulation.people:,} people"
+    print(f"{who}, {simulation.withdrawn or 'none'} of them withdrawn; now run:")
     print(shlex.join(map(str, command)))
     return 0

@@ -33,6 +33,6 @@ def _status(options: argparse.Namespace) -> int:
     from benchmark.engine.store import Store
     from benchmark.status import status, text
 
-    report = status(Store(), verify=options.verify)
+    report = status(Store(reading=True), verify=options.verify)
     print(json.dumps(report, indent=1) if options.json else text(report, options.tracebacks))
     return 1 if report["damaged"] else 0

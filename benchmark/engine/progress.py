@@ -25,6 +25,8 @@ LINE_SECONDS = 10.0
 DRAW_SECONDS = 0.1
 BRIEF_SECONDS = 3.0
 """Stages expected to be shorter are announced once, when they are done."""
+MOST_BLOCKED = 5
+"""Lines of the summary for what was blocked: one failure can block hundreds of stages."""
 
 
 class Outcome(NamedTuple):
@@ -145,8 +147,10 @@ class Reporter:
         self.line(f"{', '.join(parts)} in {duration(seconds)}")
         for outcome in report.failed:
             self.line(f"  failed   {outcome.label} ({outcome.digest[:12]}): {outcome.message}")
-        for outcome in report.blocked:
+        for outcome in report.blocked[:MOST_BLOCKED]:
             self.line(f"  blocked  {outcome.label} ({outcome.digest[:12]}): {outcome.message}")
+        if (more := len(report.blocked) - MOST_BLOCKED) > 0:
+            self.line(f"  blocked  {more:,} more")
 
 
 def print_plan(

@@ -78,6 +78,8 @@ class Store:
     ----------
     root
         Folder; by default ``$ECGCMR_STORE`` or ``~/.cache/ecgcmr-bench``.
+    reading
+        Whether a store that is there may be one that cannot be written to.
 
     Raises
     ------
@@ -85,7 +87,7 @@ class Store:
         When the folder cannot be made or written to.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, reading: bool = False) -> None:
         self.root = Path(root).expanduser().absolute() if root else store_root()
         self._manifests: dict[str, dict[str, Any]] = {}
         self._verified: dict[str, Marks] = {}
@@ -93,10 +95,15 @@ class Store:
         try:
             self._make_folders()
         except OSError as error:
+            if reading and os.path.isdir(self.root / "done"):  # noqa: PTH112  # False if hidden
+                return
             if self.is_full([error]):
                 raise self.full() from None
+            why = error.strerror or error
+            if isinstance(error, FileExistsError):
+                why = "it is a file, no folder"
             raise UserError(
-                f"cannot use {self.root} as the store: {error.strerror or error}; "
+                f"cannot use {self.root} as the store: {why}; "
                 "set ECGCMR_STORE to a folder that can be made and written to"
             ) from None
 

@@ -174,6 +174,8 @@ def tables() -> dict[str, Table]:
     ValueError
         When a published line does not meet exactly one table and one method.
     """
+    if not (PUBLISHED / "published.csv").exists():
+        return {}
     with (PUBLISHED / "published.csv").open(newline="") as file:
         printed = list(csv.DictReader(file))
     with (PUBLISHED / "published.toml").open("rb") as file:
@@ -254,7 +256,7 @@ ROMAN = {"i": "1", "ii": "2", "iii": "3", "iv": "4", "v": "5", "vi": "6", "vii":
 
 def find(name: str) -> Table:
     """Return a table, however its name is written; raises `UserError` with the nearest names."""
-    names = {_spelt(known): known for known in tables()}
+    names = {_spelt(known): known for known in _all()}
     if _spelt(name) not in names:
         raise UserError(f"no table is called {name!r}; {suggestion(name, tables())}")
     return tables()[names[_spelt(name)]]
@@ -265,22 +267,31 @@ def _spelt(name: str) -> tuple[str, ...]:
     return (*words, ROMAN.get(number, number))
 
 
+def _all() -> dict[str, Table]:
+    if not tables():
+        raise UserError(
+            f"the published tables are not here ({PUBLISHED / 'published.csv'}): a clone of the "
+            "repository, installed with pip install -e, has them"
+        )
+    return tables()
+
+
 def overview_json() -> list[dict[str, Any]]:
     """Return the tables, and how many numbers each has, as plain JSON."""
     return [
         {"table": name, "title": table.title, "values": len(table.lines)}
-        for name, table in tables().items()
+        for name, table in _all().items()
     ]
 
 
 def overview() -> str:
     """Return the list of tables, and what kinds of numbers they hold."""
-    width = max(map(len, tables()))
+    width = max(map(len, _all()))
     lines = [
         f"  {name:<{width}}  {len(table.lines):>4} values  {table.title}"
-        for name, table in tables().items()
+        for name, table in _all().items()
     ]
-    every = [line for table in tables().values() for line in table.lines]
+    every = [line for table in _all().values() for line in table.lines]
     kinds = Counter(line.kind for line in every)
     said = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS)
     apart = sum(not line.compare for line in every)

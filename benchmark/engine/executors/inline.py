@@ -373,4 +373,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _last_line(error: BaseException) -> str:
+    if isinstance(error, UserError):  # its name would say nothing to the user
+        return str(error).strip().splitlines()[-1]
     return traceback.format_exception_only(error)[-1].strip()

@@ -17,7 +17,7 @@ from benchmark.reports.boards.cost import cost_csv, cost_markdown, costs
 from benchmark.reports.boards.document import document
 from benchmark.reports.boards.info import TRACK, Expected, TaskInfo
 from benchmark.reports.boards.markdown import markdown
-from benchmark.reports.boards.own import own_rows, own_sections
+from benchmark.reports.boards.own import off_board, own_rows, own_sections
 from benchmark.reports.boards.records import csv_of
 from benchmark.reports.boards.text import json_text, short
 from benchmark.reports.ceilings import read_ceilings
@@ -29,6 +29,7 @@ __all__ = [
     "Expected",
     "TaskInfo",
     "document",
+    "off_board",
     "own_rows",
     "own_sections",
     "render",

@@ -42,6 +42,16 @@ def own_rows(files: Sequence[Mapping[str, Any]], fractions: Sequence[float]) -> 
     return table(headers, rows)
 
 
+def off_board(
+    document: Mapping[str, Any], files: Sequence[Mapping[str, Any]], fractions: Sequence[float]
+) -> list[float]:
+    """Return the label fractions asked for that files have rows of and a board has no place for."""
+    rows = [row for file in files if file["task"] == document["task"] for row in file["rows"]]
+    scored = {row["fraction"] for row in rows if row["head"] != "none"}
+    shown = {section["fraction"] for section in document["sections"]}
+    return [fraction for fraction in fractions if fraction in scored - shown]
+
+
 def own_sections(
     document: Mapping[str, Any], files: Sequence[Mapping[str, Any]], fractions: Sequence[float]
 ) -> str:
