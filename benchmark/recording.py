@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.api import Task, UserError
 from benchmark.engine.store import Store
-from benchmark.planning import FRACTIONS, MOST_REPLICATES, Job, Request, ceilings_of, jobs_of
+from benchmark.planning import (
+    FRACTIONS,
+    MOST_REPLICATES,
+    Job,
+    Request,
+    ceilings_of,
+    jobs_of,
+    why_not,
+)
 from benchmark.registry import MethodEntry, registry
 from benchmark.stage import Stage
 
@@ -276,6 +284,7 @@ def board_of(request: Request, task: Task) -> TaskInfo:
                 uses_labels=entry.uses_labels,
                 places=frozenset((job.modality, job.fraction) for job in jobs[name]),
                 heads=frozenset(job.head for job in jobs[name]),
+                why_not="" if jobs[name] else why_not(entry, task, cohort, request),
             )
             for name, entry in entries.items()
         ),

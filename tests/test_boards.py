@@ -421,9 +421,19 @@ def test_not_estimable_leaves_the_family(rows, tmp_path):
     assert line_of(section, "mae")[:4] == ["-", "-", "mae", "not estimable"]
     assert line_of(section, "ptacl")[3:6] == ["not estimable", "-", "-"]
     assert "Not run: mmcl, eccl, supervised." in section
-    assert "Not applicable: tabular." in section
+    assert "Not applicable: tabular (100% of labels only)." in section
     assert "not compared" not in section
     assert "pairs of" not in section
+
+
+def test_who_has_no_place_in_a_section_is_told_why(rows, tmp_path):
+    write_rows(rows, file_of("mae", cells("mae")))
+    places = frozenset({("ecg", 1.0), ("ecg", 0.1)})
+    tied = Expected(name="tied", places=places, heads=frozenset({"finetune"}))
+    idle = Expected(name="idle", places=frozenset(), heads=frozenset(), why_not="it reads no ECG")
+    info = dataclasses.replace(INFO, methods=(*INFO.methods, tied, idle))
+    text, _ = board(rows, tmp_path / "boards", info)
+    assert "Not applicable: tied (finetune head only); idle (it reads no ECG)." in text
 
 
 def test_other_versions_and_cohorts_are_not_ranked(rows, tmp_path):

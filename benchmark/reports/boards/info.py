@@ -23,7 +23,7 @@ class Expected:
     """A method the board has a place for, run or not.
 
     ``places`` are the modalities and label fractions it can be scored in, ``heads`` the heads it
-    can be scored under; None for all.
+    can be scored under; None for all. ``why_not`` says why it cannot be scored at all.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Expected:
     uses_labels: bool = False
     places: frozenset[tuple[str, float]] | None = None
     heads: frozenset[str] | None = None
+    why_not: str = ""
 
     @property
     def block(self) -> str:

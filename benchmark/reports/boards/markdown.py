@@ -35,6 +35,7 @@ from benchmark.reports.boards.text import (
     labels,
     modality_name,
     natural,
+    not_applicable,
     short,
     table,
 )
@@ -167,14 +168,10 @@ def ranked_blocks(section: Record, document: Record) -> list[str]:
         return [*parts, "No comparable rows, see below." if others else "Nothing run yet."]
     first = next(s["head"] for s in document["sections"])
     caption = NOT_RUN.capitalize() if section["head"] == first else f"With this head {NOT_RUN}"
-    for says, names in (
-        (caption, section["not_run"]),
-        (
-            NOT_APPLICABLE.capitalize(),
-            [x["method"] for x in section["lines"] if x["status"] == NOT_APPLICABLE],
-        ),
-    ):
-        parts += [f"{says}: {', '.join(names)}."] if names else []
+    if section["not_run"]:
+        parts.append(f"{caption}: {', '.join(section['not_run'])}.")
+    if missing := not_applicable(section):
+        parts.append(f"{NOT_APPLICABLE.capitalize()}: {missing}.")
     parts.append(_endpoint(section, document))
     for block, name in HEADINGS.items():
         members = [line for line in lines if line["block"] == block]

@@ -28,13 +28,17 @@ What = tuple[str, str, float]
 
 @dataclass(frozen=True)
 class Line:
-    """A method's place in a section: where its row was found, and the row's result if any."""
+    """A method's place in a section: where its row was found, and the row's result if any.
+
+    ``absent`` says why there is none, ``why`` more of it.
+    """
 
     method: Expected
     head: str
     modality: str
     result: Mapping[str, Any] | None
     absent: str = NOT_RUN
+    why: str = ""
 
     @property
     def name(self) -> str:
@@ -234,9 +238,15 @@ class Recorded:
         fits = method.heads is None or head in method.heads or method.block == UNRANKED
         if fits and (method.places is None or any((m, fraction) in method.places for m in near)):
             return Line(method, head, modality, None, NOT_RUN)
-        if method.places and not any(m in near for m, _ in method.places):
+        places = {f for m, f in method.places or () if m in near}
+        if method.places and not places:
             return None  # an ECG encoder has no place among those that search CMR
-        return Line(method, head, modality, None, NOT_APPLICABLE)
+        why = method.why_not
+        if method.heads and not fits:
+            why = f"{' or '.join(sorted(method.heads))} head only"
+        elif places:
+            why = f"{', '.join(f'{100 * f:g}%' for f in sorted(places))} of labels only"
+        return Line(method, head, modality, None, NOT_APPLICABLE, why)
 
 
 def _what(row: Mapping[str, Any]) -> What:

@@ -250,6 +250,7 @@ class Section:
             "head": line.head,
             "modality": line.modality,
             "status": line.status,
+            "why": line.why,
             **{name: rounded(result.get(name)) for name in ("value", "lo", "hi", "se")},
             "values": [rounded(x) for x in result.get("values", ())],
             "seeds": result.get("seeds", []),

@@ -12,7 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmark.reports.boards.info import MODALITIES, NO_HEAD
+from benchmark.reports.boards.info import MODALITIES, NO_HEAD, NOT_APPLICABLE
 from benchmark.reports.files import grouped
 
 BLANK, NOT_COMPARED = "-", "not compared"
@@ -111,6 +111,17 @@ def of_common(*lines: Record | None) -> str:
     if all(line["replicates"] == count for line in known):
         return ""
     return f" (of the {count} common replicate{'s' * (count > 1)})"
+
+
+def not_applicable(section: Record) -> str:
+    """Return who has no place in a section and why, those of one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for line in section["lines"]:
+        if line["status"] == NOT_APPLICABLE:
+            reasons.setdefault(line["why"], []).append(line["method"])
+    return "; ".join(
+        ", ".join(names) + (f" ({why})" if why else "") for why, names in reasons.items()
+    )
 
 
 def resolves(d: Record | None) -> str:

@@ -81,6 +81,11 @@ class View:
     others: Grid | None
 
     @property
+    def not_applicable(self) -> str:
+        """Who has no place in the section, and why."""
+        return text.not_applicable(self.section)
+
+    @property
     def compared(self) -> bool:
         """Whether the cells per target are differences."""
         return any(cell["difference"] is not None for cell in self.section["cells"])
