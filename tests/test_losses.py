@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.api import Batch
+from benchmark.api import Batch, UserError
 from benchmark.cohorts.simulated import SimulatedCohort
 from benchmark.engine.supervision import Supervision
 from benchmark.engine.training import build
@@ -150,6 +150,12 @@ def test_correlation_with_a_flat_signal_is_zero_not_nan():
 )
 def test_visible_tokens_truncate_like_the_reference(tokens, ratio, visible):
     assert visible_tokens(tokens, ratio) == visible
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 7.0, -0.5])
+def test_a_mask_hides_some_patches_and_leaves_some(ratio):
+    with pytest.raises(UserError, match="share between 0 and 1"):
+        visible_tokens(300, ratio)
 
 
 def local_loss_by_loops(beats, phases, valid, temperature, sigma):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from benchmark.api import UserError
 from benchmark.stage import Spec
 
 if TYPE_CHECKING:
@@ -82,8 +83,19 @@ def visible_tokens(tokens: int, mask_ratio: float) -> int:
     """Return how many tokens stay visible: 59 of 300 at 0.8.
 
     The reference code truncates 300 x (1 - 0.8) = 59.999...; exact arithmetic would give 60.
+
+    Raises
+    ------
+    UserError
+        When all or none would be visible: there is nothing to read, or nothing to fill in.
     """
-    return int(tokens * (1 - mask_ratio))
+    visible = int(tokens * (1 - mask_ratio))
+    if not 0 < visible < tokens:
+        raise UserError(
+            f"mask_ratio is {mask_ratio}, which leaves {max(visible, 0):,} of {tokens:,} patches "
+            "visible; it is a share between 0 and 1"
+        )
+    return visible
 
 
 class Reconstruction(NamedTuple):
