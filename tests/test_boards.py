@@ -434,6 +434,10 @@ def test_who_has_no_place_in_a_section_is_told_why(rows, tmp_path):
     info = dataclasses.replace(INFO, methods=(*INFO.methods, tied, idle))
     text, _ = board(rows, tmp_path / "boards", info)
     assert "Not applicable: tied (finetune head only); idle (it reads no ECG)." in text
+    record = json.loads((tmp_path / "boards" / "cvd.json").read_text())
+    view = view_of(record, record["sections"][0])
+    assert view.not_applicable == "tied (finetune head only); idle (it reads no ECG)"
+    assert "tied" not in str(view.blocks), "no row without anything in it"
 
 
 def test_other_versions_and_cohorts_are_not_ranked(rows, tmp_path):

@@ -10,7 +10,13 @@ from markupsafe import Markup
 
 from benchmark.reports.boards import text
 from benchmark.reports.boards.endpoint import warnings
-from benchmark.reports.boards.info import DIAGNOSTIC, LABEL_FREE, LABEL_USING, UNRANKED
+from benchmark.reports.boards.info import (
+    DIAGNOSTIC,
+    LABEL_FREE,
+    LABEL_USING,
+    NOT_APPLICABLE,
+    UNRANKED,
+)
 from benchmark.reports.boards.reader import checkpoints_text, family_text, resolves_text
 from benchmark.reports.boards.recorded import MEAN
 from benchmark.reports.boards.sections import title as section_title
@@ -146,7 +152,11 @@ def _main_table(document: Document, section: Section) -> tuple[list, list]:
     }
     blocks = []
     for block, heading in names.items():
-        members = [line for line in section["lines"] if line["block"] == block]
+        members = [
+            line
+            for line in section["lines"]
+            if line["block"] == block and line["status"] != NOT_APPLICABLE
+        ]
         if family := section["families"].get(block):
             heading += f" ({text.PRIMARY[family['primary']]} family)"
         if members:
