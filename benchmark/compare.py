@@ -107,7 +107,7 @@ class Pair:
         """Return who is better beyond chance, ``equal`` within the margin, ``open`` or ``none``."""
         if self.difference is None:
             return "none"
-        if self.p_holm is not None and self.p_holm < LEVEL:
+        if self.p_holm is not None and self.p_holm <= LEVEL:
             return "a" if (self.difference > 0) == self.higher_is_better else "b"
         return "equal" if self.within is not None and self.within >= SURE else "open"
 

@@ -41,8 +41,8 @@ class DualPhase(TwoTower):
     Departures: losses are symmetric as in the published code, the paper writes one direction;
     frozen encoders are in evaluation mode and frozen whole, in the code batch norms drift and a
     linear layer of 768 is trained; projectors have 512 hidden units as in the paper and read the
-    features, in the code they are 768 (CMR) and 432 (ECG) wide and the ECG passes a random layer of
-    1,000 first; both phases of a heart are flipped alike, in the code each on its own, validation
+    features, in the code they are 768 (CMR; 2,048 of one slice) and 432 (ECG) wide and the ECG
+    passes a random layer of 1,000 first; both phases of a heart are flipped alike, in the code each on its own, validation
     included; single precision, there half; ECG features come from the norm that was aligned, in the
     code from the class token, which alignment leaves out; the best round is evaluated, in the code
     the last.

@@ -38,8 +38,8 @@ class PTACL(TwoTower):
     |k - t| / (T - 1), not periodic; leads are averaged; nothing is frozen without pretraining;
     projectors 512-512-128; AdamW with learning rate 1e-4, weight decay 0.05 and a tenth of the
     steps as warm-up; batch 256; 100 epochs after 400 of either autoencoder; 26 frames spread over
-    the cycle from the R peak; the strength of every augmentation; features of both halves of a test
-    ECG.
+    the cycle from the R peak, always the same ones, where the paper lists time sampling among its
+    augmentations; the strength of every augmentation; features of both halves of a test ECG.
 
     The harmonised track alone hides 80% of the ECG instead of 75% and scores the visible patches
     too, keeps positions fixed, freezes one block, and ranks people with the regression model.
