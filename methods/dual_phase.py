@@ -42,10 +42,10 @@ class DualPhase(TwoTower):
     frozen encoders are in evaluation mode and frozen whole, in the code batch norms drift and a
     linear layer of 768 is trained; projectors have 512 hidden units as in the paper and read the
     features, in the code they are 768 (CMR; 2,048 of one slice) and 432 (ECG) wide and the ECG
-    passes a random layer of 1,000 first; both phases of a heart are flipped alike, in the code each on its own, validation
-    included; single precision, there half; ECG features come from the norm that was aligned, in the
-    code from the class token, which alignment leaves out; the best round is evaluated, in the code
-    the last.
+    passes a random layer of 1,000 first; both phases of a heart are flipped alike, in the code each
+    on its own, validation included; single precision, there half; ECG features come from the norm
+    that was aligned, in the code from the class token, which alignment leaves out; the best round
+    is evaluated, in the code the last.
 
     Departures of the harmonised track: every CMR encoder is the track's transformer, slices or
     frames as depth; each phase's has the whole training budget of a CMR encoder, as each network of
