@@ -13,13 +13,12 @@ from benchmark.engine.store import Store
 from benchmark.planning import (
     FRACTIONS,
     MOST_REPLICATES,
-    Job,
     Request,
     ceilings_of,
     jobs_of,
     why_not,
 )
-from benchmark.registry import MethodEntry, registry
+from benchmark.registry import registry
 from benchmark.stage import Stage
 
 if TYPE_CHECKING:
@@ -259,7 +258,9 @@ def board_of(request: Request, task: Task) -> TaskInfo:
 
     cohort = request.make_cohort()
     entries = {n: e for n, e in registry().methods.items() if request.track in e.variant.tracks}
-    jobs = {name: _jobs_on_board(entry, task, request) for name, entry in entries.items()}
+    # Whatever this request asks for: a board follows from the rows alone.
+    everything = replace(request, fractions=FRACTIONS, modality="")
+    jobs = {n: list(jobs_of(e, task, cohort, 0, everything)) for n, e in entries.items()}
     return TaskInfo(
         name=task.name,
         title=task.title,
@@ -284,7 +285,7 @@ def board_of(request: Request, task: Task) -> TaskInfo:
                 uses_labels=entry.uses_labels,
                 places=frozenset((job.modality, job.fraction) for job in jobs[name]),
                 heads=frozenset(job.head for job in jobs[name]),
-                why_not="" if jobs[name] else why_not(entry, task, cohort, request),
+                why_not="" if jobs[name] else why_not(entry, task, cohort, everything),
             )
             for name, entry in entries.items()
         ),
@@ -293,12 +294,6 @@ def board_of(request: Request, task: Task) -> TaskInfo:
         fingerprint=grouped(cohort.digest),
         ceilings=bool(ceilings_of(request, task)),
     )
-
-
-def _jobs_on_board(entry: MethodEntry, task: Task, request: Request) -> list[Job]:
-    """Return the jobs that a board has a place for, whatever this request asks for."""
-    everything = replace(request, fractions=FRACTIONS, modality="")
-    return list(jobs_of(entry, task, request.make_cohort(), 0, everything))
 
 
 def board_folder(request: Request) -> str:

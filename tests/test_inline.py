@@ -300,6 +300,16 @@ def test_what_the_user_can_put_right_is_one_line(store, tmp_path):
     assert len(report.failed) == 1
 
 
+def test_a_mistake_of_the_user_without_a_word_fails_its_stage_alone(store):
+    def refuse(context):
+        raise UserError
+
+    HOOKS["refuse"] = refuse
+    report, text = do(store, Hook(name="refuse"), ONE)
+    assert [len(report.failed), len(report.ran)] == [1, 1]
+    assert "Traceback" in text, "or nobody knows where"
+
+
 def test_the_summary_names_no_class_of_the_users_mistake_and_few_of_the_blocked(store, tmp_path):
     broken = Broken(obstacle=str(tmp_path), user=True)
     readers = [Sum(terms=(broken, *[ONE] * extra)) for extra in range(8)]
@@ -360,6 +370,35 @@ def test_an_interrupt_while_a_lease_changes_hands_leaves_none(store, monkeypatch
         execute([stage], store, train=None, reporter=Reporter(io.StringIO()))
     assert taken[0] is not None
     assert store.holder(stage.digest) is None
+
+
+class Late:
+    """A context manager whose first use is interrupted between its own start and the block's."""
+
+    used = False
+
+    def __init__(self, manager):
+        self.manager = manager
+
+    def __enter__(self):
+        self.manager.__enter__()
+        if not Late.used:
+            Late.used = True
+            raise KeyboardInterrupt
+
+    def __exit__(self, *error):
+        return self.manager.__exit__(*error)
+
+
+def test_an_interrupt_with_the_lock_in_hand_does_not_wait_for_it(store, monkeypatch):
+    locked, flock = lease_module.Leases.locked, lease_module.fcntl.flock
+    at_once = lease_module.fcntl.LOCK_NB  # instead of waiting for ever
+    monkeypatch.setattr(Late, "used", False)
+    monkeypatch.setattr(lease_module.Leases, "locked", lambda self: Late(locked(self)))
+    monkeypatch.setattr(lease_module.fcntl, "flock", lambda file, how: flock(file, how | at_once))
+    with pytest.raises(KeyboardInterrupt):
+        execute([ONE], store, train=None, reporter=Reporter(io.StringIO()))
+    assert Late.used
 
 
 def test_letting_go_leaves_what_another_process_has_taken_over(store):

@@ -19,6 +19,7 @@ from sweeps import boards, slurm_is_here, sweep
 
 from benchmark.api import UserError
 from benchmark.cli import main
+from benchmark.engine import lease as lease_module
 from benchmark.engine.executors import commands as commands_module
 from benchmark.engine.executors import inline, local
 from benchmark.engine.executors.commands import bundles, commands, save_plan
@@ -281,6 +282,21 @@ def test_ctrl_c_ends_the_workers_and_frees_their_leases(store, driver):
     assert not list(store.held())
     assert text.count("interrupted: finished stages are kept") == 1
     assert "Traceback" not in text
+
+
+def test_an_interrupt_while_the_store_is_tidied_leaves_no_lease(store, notes, monkeypatch):
+    stage, seen = Step(key="one", journal=notes), []
+    (store.root / "work" / stage.digest / "out-dead").mkdir(parents=True)
+
+    def interrupted(self):
+        seen.extend(store.held())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lease_module.Lease, "release", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        do(store, stage)
+    assert seen == [stage.digest]
+    assert not list(store.held())
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -37,6 +37,7 @@ def entry(other, difference, half, target="mean", metric="AUROC"):
         **{"other": other, "other_head": HEADS.get(other, "linear"), "other_modality": "ecg"},
         **{"difference": difference, "lo": difference - half, "hi": difference + half},
         **{"p": 0.5, "v": (half / 1.96) ** 2, "nu": 100.0, "replicates": 1},
+        **{"v_subj": (half / 1.96) ** 2, "s2": None, "e2": None, "sigma2": None, "n_min": 101},
         "other_digest": f"of {other}",
     }
 

@@ -7,7 +7,7 @@ import pytest
 from benchmark.api import UserError
 from benchmark.evaluation.separate import Assembled
 from benchmark.planning import Request, expand, jobs_of, plan, why_not
-from benchmark.recording import board_folder
+from benchmark.recording import board_folder, board_of
 from benchmark.registry import registry
 from benchmark.stage import topological
 
@@ -84,6 +84,14 @@ def test_what_does_not_apply_says_why(asked, reason):
     assert not found.jobs
     (text,) = found.not_applicable
     assert text.startswith(f"{method} on {task}: {reason}")
+
+
+def test_a_board_is_the_same_whatever_was_run_last():
+    asked = request(["mae"], ["retrieval"])
+    task = registry().task("retrieval")
+    board = board_of(asked, task)
+    assert any(method.why_not for method in board.methods)
+    assert board_of(replace(asked, modality="cmr", fractions=(0.5,)), task) == board
 
 
 def test_methods_that_share_a_reason_share_a_line():

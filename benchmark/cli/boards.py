@@ -68,4 +68,9 @@ def _record(options: argparse.Namespace) -> None:
     request = make_request(options, methods, tasks)
     with Path(os.devnull).open("w") as silent:  # most of what could be there may never be wanted
         silently = {"executor": "none", "reporter": Reporter(silent)}
-        run(request, Store(), options.leaderboards, render=False, most=most, **silently)
+        done = run(request, Store(), options.leaderboards, render=False, most=most, **silently)
+    if done.kept:
+        print(
+            f"{len(done.kept)} of {len(done.files)} files keep recorded rows, which have more "
+            f"replicates: {done.kept[0]}{', ...' if done.kept[1:] else ''}"
+        )

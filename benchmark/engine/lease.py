@@ -13,8 +13,10 @@ import json
 import os
 import platform
 import secrets
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -186,8 +188,11 @@ class Leases:
         For the end after Ctrl-C, which may come between taking a lease and knowing that it is
         taken, and in the middle of a release.
         """
+        # It may also come with the lock taken and its block not yet entered; the traceback then
+        # keeps the lock, for which this would wait for ever.
+        traceback.clear_frames(sys.exc_info()[2])
         with self.locked():
-            for digest, token in self._held.items():
+            for digest, token in [*self._held.items()]:  # another thread may release one
                 holder = self.holder(digest)
                 if holder is not None and holder.token == token:
                     self._path(digest).unlink()

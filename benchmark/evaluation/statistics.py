@@ -301,7 +301,10 @@ def family_variances(pairs: Mapping[tuple[str, str], Pair]) -> list[tuple[float,
     3                      3 (4)%    2 (6)%    3 (15)%   5 (31)%
     5                      3 (4)%    3 (4)%    3 (6)%    3 (9)%
     3 of half, 1 of half   4 (10)%   6 (37)%   10 (87)%  9 (98)%
+    3 of two, 1 of 12      6 (12)%   12 (38)%  18 (89)%  15 (98)%
     =====================  ========  ========  ========  ========
+
+    In the last row a single pair tells what the family's is: too few.
 
     Parameters
     ----------

@@ -18,9 +18,8 @@ from statistics import fmean
 from benchmark.api import Task
 from benchmark.registry import registry
 from benchmark.reports.boards.info import NO_HEAD, Expected
-from benchmark.reports.boards.recorded import MEAN, Difference, Recorded
+from benchmark.reports.boards.recorded import MEAN, Difference, Recorded, group_target
 from benchmark.reports.boards.recorded import Line as Row
-from benchmark.reports.boards.sections import group_target
 from benchmark.reports.published import Line, Table
 from benchmark.reports.rows import OK
 

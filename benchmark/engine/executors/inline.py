@@ -333,7 +333,7 @@ class _Run:
             )
             return
         # What the user can put right is one line; anything else needs its traceback.
-        brief = isinstance(error, UserError)
+        brief = isinstance(error, UserError) and bool(str(error).strip())
         text = f"{error}" if brief else "".join(traceback.format_exception(error))
         self._store.fail(stage, text, claim.lease.token)
         self._reporter.line(f"{stage.label} failed" + (": " if brief else "\n") + mask(text))
@@ -373,6 +373,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _last_line(error: BaseException) -> str:
-    if isinstance(error, UserError):  # its name would say nothing to the user
+    if isinstance(error, UserError) and str(error).strip():  # its name would tell nothing
         return str(error).strip().splitlines()[-1]
     return traceback.format_exception_only(error)[-1].strip()

@@ -88,17 +88,17 @@ def execute(
     reporter = reporter or Reporter()
     started = time.monotonic()
     seats = _seats(device, workers, devices)
-    store.tidy()
-    mend(targets, store, reporter)
-    missing = store.missing(targets)
-    tried = frozenset(failure["token"] for failure in store.failures())
-    if missing:
-        try:
+    try:
+        store.tidy()
+        mend(targets, store, reporter)
+        missing = store.missing(targets)
+        tried = frozenset(failure["token"] for failure in store.failures())
+        if missing:
             _work(targets, store, seats, tried, reporter, workers or usable_cores())
-        except KeyboardInterrupt:
-            store.let_go()
-            reporter.line("interrupted: finished stages are kept, and the same command goes on")
-            raise
+    except KeyboardInterrupt:
+        store.let_go()
+        reporter.line("interrupted: finished stages are kept, and the same command goes on")
+        raise
     report = outcomes(targets, missing, store, tried)
     reporter.summary(report, time.monotonic() - started)
     return report

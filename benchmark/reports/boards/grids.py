@@ -8,8 +8,7 @@ from typing import Any
 
 from benchmark.reports.boards.info import LEVEL, RANKED_BLOCKS, WIDEST
 from benchmark.reports.boards.reader import positives_text
-from benchmark.reports.boards.recorded import MEAN
-from benchmark.reports.boards.sections import group_target
+from benchmark.reports.boards.recorded import MEAN, group_target
 from benchmark.reports.boards.text import (
     BLANK,
     NOT_COMPARED,

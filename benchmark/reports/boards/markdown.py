@@ -24,8 +24,8 @@ from benchmark.reports.boards.info import (
     WIDEST,
 )
 from benchmark.reports.boards.reader import checkpoints_text, family_text, resolves_text
-from benchmark.reports.boards.recorded import MEAN
-from benchmark.reports.boards.sections import group_target, title
+from benchmark.reports.boards.recorded import MEAN, group_target
+from benchmark.reports.boards.sections import title
 from benchmark.reports.boards.text import (
     BLANK,
     NOT_COMPARED,

@@ -193,7 +193,7 @@ class Recorded:
             value = sign * entry["difference"]
             parts = {n: nan if entry[n] is None else entry[n] for n in ("s2", "e2", "sigma2")}
             rest = {n: entry[n] for n in ("p", "v", "nu", "replicates", "v_subj")}
-            # Rows of older versions lack it; with one replicate nu is n_min - 1, else no larger.
+            # Rows of older versions lack it; nu is n_min - 1, or less by a spread of replicates.
             n_min = entry.get("n_min", round(entry["nu"]) + 1)
             return Difference(value, lo, hi, **rest, **parts, n_min=n_min)
         return None
@@ -247,6 +247,11 @@ class Recorded:
         elif places:
             why = f"{', '.join(f'{100 * f:g}%' for f in sorted(places))} of labels only"
         return Line(method, head, modality, None, NOT_APPLICABLE, why)
+
+
+def group_target(group: str) -> str:
+    """Return the target under which the mean over a group of targets is scored."""
+    return f"mean of {group}"
 
 
 def _what(row: Mapping[str, Any]) -> What:

@@ -2,24 +2,26 @@
 
 Families. All pairs of a ranked block, and of the block with the reference, at one fraction are one
 family under Holm's correction, in which no pair counts as less variable between replicates than all
-are. In a primary section that of the label-free methods is primary; that
-of the methods that learn labels is secondary everywhere. Per target, the differences of a block to
-the reference over all targets of the primary metric are one family under Benjamini and Hochberg's;
-the means over groups of targets are another. Blocks never share a family, so that a method that
-learns labels takes nothing from those that do not.
+are; nor does one to the reference among those of its block and target. In a primary section that of
+the label-free methods is primary; that of the methods that learn labels is secondary everywhere.
+Per target, the differences of a block to the reference over all targets of the primary metric are
+one family under Benjamini and Hochberg's; the means over groups of targets are another. Blocks
+never share a family, so that a method that learns labels takes nothing from those that do not.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from benchmark.evaluation.multiplicity import benjamini_hochberg, holm, letters, rank_intervals
+from benchmark.evaluation.multiplicity import holm, letters, rank_intervals
 from benchmark.evaluation.statistics import family_variances, label_factor
+from benchmark.reports.boards.cells import cells_of, scored
 from benchmark.reports.boards.info import (
     BLOCKS,
     DIAGNOSTIC,
@@ -33,9 +35,8 @@ from benchmark.reports.boards.info import (
     TaskInfo,
 )
 from benchmark.reports.boards.limits import Limits
-from benchmark.reports.boards.recorded import MEAN, Difference, Line, Recorded
-from benchmark.reports.boards.text import natural, rounded
-from benchmark.reports.rows import ONE_CHECKPOINT
+from benchmark.reports.boards.recorded import MEAN, Difference, Line, Recorded, What
+from benchmark.reports.boards.text import rounded
 
 WARN = 0.01  # share of queries without any match, or decided by ties, that is worth a warning
 
@@ -165,11 +166,7 @@ class Section:
             for a, b in pairs
             if (d := self.recorded.difference(a, b, self.what)) is not None
         }
-        variances = family_variances(tested)
-        tested = {
-            names: d.with_variance(*variance)
-            for (names, d), variance in zip(tested.items(), variances, strict=True)
-        }
+        tested = _floored(tested)
         adjusted = dict(zip(tested, holm([d.p for d in tested.values()]).tolist(), strict=True))
         names = [line.name for line in members]
         better = [
@@ -189,14 +186,35 @@ class Section:
             outsider=reference.name if outsider else None,
         )
 
-    def _tested(self, a: Line, b: Line | None) -> Difference | None:
-        """Return a minus b on the endpoint, as tested in the family of the two if they have one."""
-        d = self.recorded.difference(a, b, self.what)
-        if d is not None:
-            for family in self.families.values():
-                if test := family.tests.get((a.name, b.name), family.tests.get((b.name, a.name))):
-                    return d.with_variance(test.v, test.nu)
+    def tested(self, a: Line, b: Line | None, what: What) -> Difference | None:
+        """Return a minus b as tested in their family: of the endpoint, or of a block's column."""
+        d = self.recorded.difference(a, b, what)
+        if d is None:
+            return None
+        if what == self.what:
+            families = [family.tests for family in self.families.values()]
+        else:
+            families = (
+                [self._columns.get((a.method.block, what), {})] if b == self.reference else []
+            )
+        for tests in families:
+            if test := tests.get((a.name, b.name), tests.get((b.name, a.name))):
+                return d.with_variance(test.v, test.nu)
         return d
+
+    @cached_property
+    def _columns(self) -> dict[tuple[str, What], dict[tuple[str, str], Difference]]:
+        """The differences of each ranked block to the reference, per target and metric."""
+        columns: dict[tuple[str, What], dict[tuple[str, str], Difference]] = defaultdict(dict)
+        for line in self.lines:
+            if line.method.block not in RANKED_BLOCKS or self.info.kind == DIAGNOSTIC:
+                continue
+            for column in scored(self, line):
+                what = (*column, self.fraction)
+                d = self.recorded.difference(line, self.reference, what)
+                if d is not None and line != self.reference:
+                    columns[line.method.block, what][line.name, self.reference.name] = d
+        return {key: _floored(tests) for key, tests in columns.items()}
 
     @property
     def _sign(self) -> int:
@@ -233,7 +251,7 @@ class Section:
             "not_run": self.not_run,
             "lines": [self._line_record(line) for line in self.lines],
             "pairs": list(self._pairs()),
-            "cells": self._cells(),
+            "cells": cells_of(self),
         }
 
     # ------------------------------------------------------------------ lines
@@ -271,7 +289,7 @@ class Section:
         """Return the difference to the reference."""
         if line == self.reference:
             return None
-        d = self._tested(line, self.reference)
+        d = self.tested(line, self.reference, self.what)
         if d is None:
             return None
         family = self.families.get(line.method.block)
@@ -312,7 +330,7 @@ class Section:
 
     def _pairs(self) -> Iterable[dict[str, Any]]:
         for a, b in itertools.combinations(self.lines, 2):
-            d = self._tested(a, b)
+            d = self.tested(a, b, self.what)
             if d is None:
                 continue
             pair = frozenset((a.name, b.name))
@@ -330,89 +348,16 @@ class Section:
                 "p_holm": rounded(found[0]) if found else None,
             }
 
-    # ------------------------------------------------------------------ cells
 
-    def _cells(self) -> list[dict[str, Any]]:
-        """Return every target and metric of every line; q where the primary metric is tested."""
-        records = []
-        for line in self.lines:
-            for target, metric in self._scored(line):
-                records.append((line, self._cell(line, target, metric)))
-        groups = {group_target(name) for name in self.info.groups}
-        for block, of_groups in itertools.product(RANKED_BLOCKS, (False, True)):
-            family = [
-                cell
-                for line, cell in records
-                if line.method.block == block
-                and cell["metric"] == self.metric
-                and cell["target"] != MEAN
-                and (cell["target"] in groups) == of_groups
-                and cell["p"] is not None
-            ]
-            q = benjamini_hochberg([cell["p"] for cell in family])
-            for cell, adjusted in zip(family, q, strict=True):
-                cell["q"] = rounded(float(adjusted))
-        return [cell for _, cell in records]
-
-    def _scored(self, line: Line) -> list[tuple[str, str]]:
-        if line.result is None:
-            return []
-        order = {target: i for i, target in enumerate(line.result.get("targets", ()))}
-        return sorted(
-            self.recorded.scored(line.place, self.fraction),
-            key=lambda x: (
-                *(x[1] != self.metric, natural(x[1]), x[0] != MEAN),
-                *(order.get(x[0], len(order)), natural(x[0])),
-            ),
-        )
-
-    def _cell(self, line: Line, target: str, metric: str) -> dict[str, Any]:
-        key = (*line.place, target, metric, self.fraction)
-        result = self.recorded.results[key]
-        d = None
-        if line != self.reference:
-            d = self.recorded.difference(line, self.reference, (target, metric, self.fraction))
-        cell = {
-            "method": line.name,
-            "head": line.head,
-            "modality": line.modality,
-            "target": target,
-            "metric": metric,
-            **{name: rounded(result[name]) for name in ("value", "lo", "hi", "se", "chance")},
-            "n": result["n"],
-            "positives": result["positives"],
-            "status": result["status"],
-            "difference": rounded(d.value) if d else None,
-            "difference_lo": rounded(d.lo) if d else None,
-            "difference_hi": rounded(d.hi) if d else None,
-            "difference_se": rounded(math.sqrt(d.v)) if d else None,
-            "p": rounded(d.p) if d else None,
-            "q": None,
-            "resolvable": rounded(d.resolvable) if d else None,
-            "notes": [note for note in result["notes"] if note != ONE_CHECKPOINT],
-        }
-        ceiling, above = self.limits.ceiling(key), self.limits.above.get(key)
-        if ceiling is not None:
-            cell["ceiling"] = {name: rounded(ceiling[name]) for name in ("value", "lo", "hi")}
-            cell["share_of_ceiling"] = rounded(self.limits.share(key))
-        if above is not None:
-            cell["ceiling"] |= {
-                "difference": rounded(above.entry["difference"]),
-                "p": rounded(above.p),
-                "p_holm": rounded(above.p_holm),
-            }
-        return cell
+def _floored(tests: dict[tuple[str, str], Difference]) -> dict[tuple[str, str], Difference]:
+    variances = zip(tests.items(), family_variances(tests), strict=True)
+    return {names: d.with_variance(*variance) for (names, d), variance in variances}
 
 
 def is_primary(info: TaskInfo, modality: str, head: str, block: str) -> bool:
     """Whether a family is: label-free methods, first modality and head of a confirmatory task."""
     place, first = (modality, head), (next(iter(info.primary), None), info.heads[0])
     return info.confirmatory and block == LABEL_FREE and place == first
-
-
-def group_target(group: str) -> str:
-    """Return the target under which the mean over a group of targets is scored."""
-    return f"mean of {group}"
 
 
 def title(section: Mapping[str, Any]) -> str:

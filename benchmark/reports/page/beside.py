@@ -10,8 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmark.reports.boards.info import TRACK
-from benchmark.reports.boards.recorded import MEAN
-from benchmark.reports.boards.sections import group_target
+from benchmark.reports.boards.recorded import MEAN, group_target
 from benchmark.reports.page.figures import Point, agreement
 from benchmark.reports.published import ARCHITECTURE, CHANCE, QUOTED, Line, Table
 

@@ -12,8 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from benchmark.reports.boards.info import LABEL_FREE, LABEL_USING, RANKED_BLOCKS
-from benchmark.reports.boards.recorded import MEAN
-from benchmark.reports.boards.sections import group_target
+from benchmark.reports.boards.recorded import MEAN, group_target
 from benchmark.reports.page.figures import Mark, forest
 from benchmark.reports.page.grids import Grid
 from benchmark.reports.page.places import Document, Section

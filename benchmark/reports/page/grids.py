@@ -11,8 +11,7 @@ from typing import Any
 from benchmark.reports.boards import text
 from benchmark.reports.boards.info import LEVEL
 from benchmark.reports.boards.reader import positives_text
-from benchmark.reports.boards.recorded import MEAN
-from benchmark.reports.boards.sections import group_target
+from benchmark.reports.boards.recorded import MEAN, group_target
 from benchmark.reports.page.places import Document, Section
 
 STEPS = (0.01, 0.03, 0.1)
