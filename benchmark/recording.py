@@ -205,15 +205,23 @@ def own_files(
 
 
 def record(files: Sequence[dict[str, Any]], leaderboards: Path) -> list[str]:
-    """Merge rows into the published ones; return what stayed because it has more replicates."""
-    from benchmark.reports.rows import read_file, write_rows
+    """Merge rows into the published ones; return what stayed of those, and why."""
+    from benchmark.reports.rows import made_again, read_file, row_key, write_rows
 
-    kept = []
+    kept, rows = [], leaderboards / "rows"
     for file in files:
-        path = write_rows(leaderboards / "rows", file)
-        digests = {row["result"]["digest"] for row in read_file(path)["rows"]}
-        if any(row["result"]["digest"] not in digests for row in file["rows"]):
-            kept.append(f"{file['method']} on {file['task']}")
+        stored = {row_key(r): r["result"] for r in read_file(write_rows(rows, file))["rows"]}
+        reasons = set()
+        for row in file["rows"]:
+            result, now = row["result"], stored[row_key(row)]
+            if now["digest"] != result["digest"]:
+                reasons.add("they have more replicates")
+            elif made_again(now, result):
+                reasons.add(
+                    "they come of the same stages, made on another machine or by other code, and "
+                    "are compared with more methods"
+                )
+        kept += [f"{file['method']} on {file['task']}: {why}" for why in sorted(reasons)]
     return kept
 
 

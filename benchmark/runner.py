@@ -173,7 +173,7 @@ class Outcome:
     files
         The rows of this run, as they would be written to an empty folder.
     kept
-        Methods and tasks whose recorded rows have more replicates than this run and stay.
+        Methods and tasks whose recorded rows stay, and why.
     boards
         The rendered Markdown files.
     """

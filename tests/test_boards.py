@@ -356,6 +356,17 @@ def test_a_comparison_of_other_replicates_does_not_count(rows, tmp_path):
     assert line_of(text, "ptacl")[4].startswith("+0.")
 
 
+def test_a_comparison_is_not_set_beside_other_numbers(rows, tmp_path):
+    """Equal digests, but one of the two was trained again where rounding differs."""
+    elsewhere = [dataclasses.replace(c, theta=c.theta + 1e-3) for c in cells("mae")]
+    write_rows(rows, file_of("mae", elsewhere))
+    text, _ = board(rows, tmp_path / "boards")
+    assert line_of(text, "ptacl")[4] == "not compared"
+    write_rows(rows, file_of("ptacl", cells("ptacl"), elsewhere))
+    text, _ = board(rows, tmp_path / "boards")
+    assert line_of(text, "ptacl")[4].startswith("+")
+
+
 def test_fewer_common_replicates_are_said(tmp_path):
     mae, ptacl = cells("mae", replicates=2), cells("ptacl", replicates=3)
     text = markdown(document([file_of("mae", mae), file_of("ptacl", ptacl, mae)], INFO, None))

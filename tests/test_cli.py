@@ -183,7 +183,8 @@ def test_replicates_give_an_interval_over_people_and_training(ecgcmr, shared_sto
 
     # Where rows of more are recorded these stay, which is said.
     done = ecgcmr(*first, *SMOKE, "--leaderboards", tmp_path, store=shared_store)
-    assert "1 of 1 files keep recorded rows, which have more replicates: random-init" in done.stdout
+    stays = "random-init on phenotype: they have more replicates"
+    assert f"the boards keep the recorded rows of {stays}" in done.stdout
 
 
 def test_a_killed_run_resumes_and_equals_an_undisturbed_one(ecgcmr, tmp_path):

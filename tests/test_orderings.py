@@ -53,7 +53,12 @@ def file(method, values, versus=(), task="cvd", head=""):
             "status": "ok" if known else value,
             "value": value if known else None,
             **{"task_version": 1, "cohort_fingerprint": "people", "digest": f"of {method}"},
-            **{"replicates": 1, "targets": ["CAD", "AF"] if target == "mean" else None},
+            **{
+                "replicates": 1,
+                "seeds": [],
+                "values": [],
+                "targets": ["CAD", "AF"] if target == "mean" else None,
+            },
         }
         rows.append({**place, "target": target, "metric": metric, "result": result})
     versus = [{**place, "digest": f"of {method}", **e} for e in versus]

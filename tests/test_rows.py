@@ -14,6 +14,7 @@ from scored import RUN, N, cells, file_of, hexdigest
 
 from benchmark.api import UserError
 from benchmark.evaluation.statistics import compare, estimate, gap_closed
+from benchmark.recording import record
 from benchmark.reports.rows import (
     dumps,
     gap_of,
@@ -126,6 +127,31 @@ def test_fewer_replicates_never_replace_more_of_one_recipe():
     ):
         changed = file_of("mae", cells("mae", replicates=1, **change))
         assert merge(three, changed)["rows"] == merge(None, changed)["rows"]
+
+
+def made_elsewhere(method, by=1e-3):
+    """The same stages, whose numbers came out a little different."""
+    return [dataclasses.replace(cell, theta=cell.theta + by) for cell in cells(method)]
+
+
+def test_rows_made_again_elsewhere_replace_those_they_are_compared_as_much_as(tmp_path):
+    recorded = file_of("ptacl", cells("ptacl"), cells("mae"), cells("mmcl"))
+    again = made_elsewhere("ptacl")
+    for fewer in ((), (cells("mae"),)):
+        new = file_of("ptacl", again, *fewer)
+        assert dumps(merge(recorded, new)) == dumps(merge(None, recorded))
+    equal = file_of("ptacl", again, made_elsewhere("mae"), made_elsewhere("mmcl", -1e-3))
+    assert dumps(merge(recorded, equal)) == dumps(merge(None, equal)), "nothing of both"
+    alone = file_of("ptacl", again)
+    assert merge(file_of("ptacl", cells("ptacl")), alone)["rows"] == merge(None, alone)["rows"]
+    # The last bits are no other numbers.
+    same = file_of("ptacl", made_elsewhere("ptacl", 1e-13))
+    assert len(merge(recorded, same)["versus"]) == len(recorded["versus"])
+
+    assert record([recorded], tmp_path) == []
+    (said,) = record([alone], tmp_path)
+    assert said.startswith("ptacl on cvd: they come of the same stages, made on another machine")
+    assert record([equal], tmp_path) == []
 
 
 def test_merging_keeps_the_rows_of_other_fractions():

@@ -70,7 +70,5 @@ def _record(options: argparse.Namespace) -> None:
         silently = {"executor": "none", "reporter": Reporter(silent)}
         done = run(request, Store(), options.leaderboards, render=False, most=most, **silently)
     if done.kept:
-        print(
-            f"{len(done.kept)} of {len(done.files)} files keep recorded rows, which have more "
-            f"replicates: {done.kept[0]}{', ...' if done.kept[1:] else ''}"
-        )
+        more = f", and {len(done.kept) - 1} more" if done.kept[1:] else ""
+        print(f"the boards keep the recorded rows of {done.kept[0]}{more}")

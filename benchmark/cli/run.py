@@ -120,7 +120,7 @@ def _print_results(request: Any, outcome: Any, options: argparse.Namespace) -> N
     if any(file["rows"] for file in outcome.files):
         print(own_rows(outcome.files, request.fractions))
     for text in outcome.kept:
-        print(f"the board keeps the recorded rows of {text}: they have more replicates")
+        print(f"the board keeps the recorded rows of {text}")
     for board in outcome.boards:
         document = json.loads(board.with_suffix(".json").read_text())
         print(f"\n{own_sections(document, outcome.files, request.fractions)}")

@@ -361,31 +361,66 @@ def merge(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, An
     """Put new rows into a file.
 
     Between rows of one recipe digest, task version and cohort fingerprint, fewer replicates never
-    replace more; a changed recipe always replaces. Comparisons and gaps stay while the row they
-    are about does. Beside the newest comparison with a method an older one is kept that has more
-    replicates in common, since either may be the one that fits the other method's file.
+    replace more; a changed recipe always replaces. Rows of the same digest with other numbers come
+    of another machine, or of code that rounds differently: the new ones replace the recorded where
+    they are compared with every method that those are, since a comparison is about exactly these
+    numbers. Comparisons and gaps stay while the row they are about does. Beside the newest
+    comparison with a method an older one is kept that has more replicates in common, since either
+    may be the one that fits the other method's file.
     """
     if old is None:
         return _sorted(new)
     for name in ("method", "task", "cohort", "preset", "scale", "track"):
         if old.get(name) != new.get(name):
             raise ValueError(f"rows of another {name}: {old.get(name)!r} and {new.get(name)!r}")
-    rows = {_key(row): row for row in old["rows"]}
+    rows = {row_key(row): row for row in old["rows"]}
+    again = {
+        row_key(row)
+        for row in new["rows"]
+        if (before := rows.get(row_key(row))) and made_again(before["result"], row["result"])
+    }
+    if _partners(old, again) <= _partners(new, again):
+        old = _without(old, again)
+    else:
+        new = _without(new, again)
+    rows = {row_key(row): row for row in old["rows"]}
     for row in new["rows"]:
-        before = rows.get(_key(row))
+        before = rows.get(row_key(row))
         if before is None or not _is_poorer(row["result"], before["result"]):
-            rows[_key(row)] = row
+            rows[row_key(row)] = row
     digests = {key: row["result"]["digest"] for key, row in rows.items()}
     kept: dict[str, dict[tuple, list[dict[str, Any]]]] = {name: {} for name in OTHERS}
     for name, found in kept.items():
         for entry in [*new.get(name, ()), *old.get(name, ())]:
-            if digests.get(_key(entry)) != entry["digest"]:
+            if digests.get(row_key(entry)) != entry["digest"]:
                 continue
-            same = found.setdefault((*_key(entry), *(entry[o] for o in OTHERS[name])), [])
+            same = found.setdefault((*row_key(entry), *(entry[o] for o in OTHERS[name])), [])
             if not same or (len(same) == 1 and entry["replicates"] > same[0]["replicates"]):
                 same.append(entry)
     lists = {n: [e for same in found.values() for e in same] for n, found in kept.items()}
     return _sorted({**new, "rows": list(rows.values()), **lists})
+
+
+def made_again(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two results are of the same stages, and of different numbers all the same."""
+    if a["digest"] != b["digest"] or not (a["values"] and b["values"]):
+        return False
+    return not np.allclose(a["values"], b["values"], rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+def _partners(file: Mapping[str, Any], keys: set[tuple]) -> set[tuple]:
+    """Return with whom the rows of these keys are compared."""
+    fields = OTHERS["versus"]
+    return {
+        (*row_key(entry), *(entry[name] for name in fields))
+        for entry in file["versus"]
+        if row_key(entry) in keys
+    }
+
+
+def _without(file: Mapping[str, Any], keys: set[tuple]) -> dict[str, Any]:
+    lists = ("rows", *OTHERS)
+    return {**file, **{n: [e for e in file.get(n, ()) if row_key(e) not in keys] for n in lists}}
 
 
 def _is_poorer(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
@@ -394,7 +429,8 @@ def _is_poorer(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     return same and new["replicates"] < old["replicates"]
 
 
-def _key(row: Mapping[str, Any]) -> tuple:
+def row_key(row: Mapping[str, Any]) -> tuple:
+    """Return what tells a row, or what is said of it, from the others of its file."""
     return tuple(row[name] for name in KEY)
 
 
@@ -404,7 +440,7 @@ def _sorted(file: Mapping[str, Any]) -> dict[str, Any]:
     others += ["other_digest", "reference_digest", "goal_digest"]
 
     def order(entry: Mapping[str, Any]) -> tuple:
-        return (*map(str, _key(entry)), *(entry.get(o, "") for o in others))
+        return (*map(str, row_key(entry)), *(entry.get(o, "") for o in others))
 
     lists = {name: sorted(file.get(name, ()), key=order) for name in ("rows", *OTHERS)}
     return {**file, **lists}
