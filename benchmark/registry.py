@@ -214,7 +214,9 @@ class Registry:
             return table[name]
         for module, trace in self.broken.items():
             if module.rpartition(".")[2].replace("_", "-") == name:
-                raise UserError(f"the plugin {module} is broken: {trace.strip().splitlines()[-1]}")
+                last = trace.strip().splitlines()[-1]
+                where = f"ecgcmr list {kind}s shows where"
+                raise UserError(f"the plugin {module} is broken: {last}; {where}")
         raise UserError(f"no {kind} is called {name!r}; {suggestion(name, table)}")
 
 
