@@ -374,16 +374,16 @@ def merge(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> dict[str, An
         if old.get(name) != new.get(name):
             raise ValueError(f"rows of another {name}: {old.get(name)!r} and {new.get(name)!r}")
     rows = {row_key(row): row for row in old["rows"]}
-    digests = {
+    scores = {
         row["result"]["digest"]
         for row in new["rows"]
         if (before := rows.get(row_key(row))) and made_again(before["result"], row["result"])
     }
     # All of them: not every row of a score is compared, nor does every number differ.
-    again = {row_key(row) for row in new["rows"] if row["result"]["digest"] in digests}
-    if _partners(old, again) <= _partners(new, again):
+    again = {row_key(row) for row in new["rows"] if row["result"]["digest"] in scores}
+    if again and _partners(old, again) <= _partners(new, again):
         old = _without(old, again)
-    else:
+    elif again:
         new = _without(new, again)
     rows = {row_key(row): row for row in old["rows"]}
     for row in new["rows"]:
