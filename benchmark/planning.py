@@ -122,11 +122,7 @@ class Plan:
 
     @property
     def not_applicable(self) -> list[str]:
-        """What does not apply, each method and task by itself."""
-        return [f"{method} on {task}: {reason}" for method, task, reason in self.idle]
-
-    def grouped(self) -> list[str]:
-        """Return the same with one line for all methods that share a task and a reason."""
+        """What does not apply, in one line for all methods that share a task and a reason."""
         groups: dict[tuple[str, str], list[str]] = {}
         for method, task, reason in self.idle:
             groups.setdefault((task, reason), []).append(method)

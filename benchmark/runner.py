@@ -123,7 +123,7 @@ def run(
             prepare_folder(request, home)  # before hours of work, not after
     for text in changed_fields(request):
         reporter.line(text)
-    for text in wanted.grouped():
+    for text in wanted.not_applicable:
         reporter.line(f"not applicable: {text}")
     if not wanted.jobs:
         raise UserError("none of the methods applies to the task: nothing to run")

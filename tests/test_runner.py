@@ -96,8 +96,8 @@ def test_a_board_is_the_same_whatever_was_run_last():
 
 def test_methods_that_share_a_reason_share_a_line():
     found = plan(request(["supervised", "mae", "mmcl"], ["reconstruction", "retrieval"]))
-    assert len(found.not_applicable) == 3
-    assert found.grouped() == [
+    assert len(found.idle) == 3
+    assert found.not_applicable == [
         "supervised, mmcl on reconstruction: it fills in no hidden parts of an ECG",
         "supervised on retrieval: it exists fine-tuned only, without features of its own",
     ]
@@ -119,7 +119,7 @@ def test_every_method_has_jobs_with_inputs_on_every_task_or_says_why_not(track):
     methods, tasks = expand("all", "method", track), expand("all", "task")
     found = plan(request(methods, tasks, track=track, fractions=(1.0,)))
     applied = {(job.method.name, job.task.name) for job in found.jobs}
-    assert len(applied) + len(found.not_applicable) == len(methods) * len(tasks)
+    assert len(applied) + len(found.idle) == len(methods) * len(tasks)
     for stage in topological([job.score for job in found.jobs]):
         if isinstance(stage, Assembled):
             names = [name for part in stage.parts for name in part.task.names]
