@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -203,6 +204,18 @@ def test_devices_that_shared_a_training_are_paid_for_each(rows, tmp_path):
     assert lines[0].endswith(",git_sha,devices,device_seconds")
     ends = {line.partition(",")[0]: line.split(",")[-2:] for line in lines[1:]}
     assert (ends["mae"], ends["ptacl"]) == (["2", "120.5"], ["1", "60.5"])
+
+
+def test_the_cost_names_every_commit_that_made_a_stage(rows, tmp_path):
+    path = next(rows.rglob("mae.json"))
+    file = json.loads(path.read_text())
+    old, new = "a" * 40, "b" * 40
+    for row, made in zip(file["rows"], itertools.cycle((f"{old} {new}", new, None)), strict=False):
+        row["run"] |= {"git_sha": made}
+    path.write_text(json.dumps(file))
+    render(rows, tmp_path, INFO)
+    assert line_of((tmp_path / "cost.md").read_text(), "mae")[-1] == "aaaaaa-aaaaaa, bbbbbb-bbbbbb"
+    assert f",{old} {new}\n" in (tmp_path / "cost.csv").read_text()
 
 
 def test_the_pages_are_of_the_boards_in_the_folder(rows, tmp_path):

@@ -170,6 +170,24 @@ def test_a_training_is_paid_for_on_every_device_that_shared_it(store, monkeypatc
     assert cost.keys() == alone.keys()
 
 
+def test_a_row_names_every_commit_that_made_a_stage(store, monkeypatch):
+    task = CVD(only=("AF",))
+    head = LINEAR.replace(task=task)
+    score = Score(head=head, metrics=task.metrics)
+    bring(store, score)
+    whole = type(store).manifest
+    made = {head.embedding.method.digest: "a" * 40, head.digest: "b" * 40}
+
+    def manifest(store, digest):
+        return whole(store, digest) | {"provenance": {"git": made.get(digest)}}
+
+    monkeypatch.setattr(type(store), "manifest", manifest)
+    cost = run_of(Scored("toy", "linear", "ecg", 1.0, (score,)), store)
+    assert cost["git_sha"] == f"{'a' * 40} {'b' * 40}"
+    made.clear()
+    assert run_of(Scored("toy", "linear", "ecg", 1.0, (score,)), store)["git_sha"] is None
+
+
 # ------------------------------------------------------------------------------ selected
 
 

@@ -112,7 +112,8 @@ def run_of(scored: Scored, store: Store) -> dict[str, Any]:
     """Return what the rows of a head cost, summed over replicates, shared stages counted once.
 
     Where several devices shared a training, ``device_seconds`` are those of pretraining and head on
-    each of them.
+    each of them. ``git_sha`` are the commits that made the stages, inputs first: a head may be
+    newer than the training it reads.
     """
     manifests: dict[str, tuple[Stage, dict[str, Any]]] = {}
     stages = topological(scored.scores)
@@ -121,7 +122,8 @@ def run_of(scored: Scored, store: Store) -> dict[str, Any]:
         with contextlib.suppress(ArtifactError):
             manifests[stage.digest] = (stage, store.manifest(stage.digest))
     seconds = {"pretraining_seconds": 0.0, "embedding_seconds": 0.0, "head_seconds": 0.0}
-    memory, device, git = 0, None, None
+    memory, device = 0, None
+    commits: dict[str, None] = {}
     devices, device_seconds = 1, 0.0
     methods = (stage for stage in stages if isinstance(stage, Method))
     before = {stage.digest for stage in topological(methods)}
@@ -141,9 +143,11 @@ def run_of(scored: Scored, store: Store) -> dict[str, Any]:
             device_seconds += manifest["seconds"] * shared
         memory = max(memory, manifest.get("peak_memory_bytes") or 0)
         device = manifest.get("device") or device
-        git = (manifest.get("provenance") or {}).get("git") or git
+        if commit := (manifest.get("provenance") or {}).get("git"):
+            commits[commit] = None
     rounded = {name: round(value, 2) for name, value in seconds.items()}
-    run = {**rounded, "peak_memory_bytes": memory, "device": device, "git_sha": git}
+    made = {"device": device, "git_sha": " ".join(commits) or None}
+    run = {**rounded, "peak_memory_bytes": memory, **made}
     if devices > 1:
         run |= {"devices": devices, "device_seconds": round(device_seconds, 2)}
     return run

@@ -26,11 +26,18 @@ def costs(files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for name in ("replicates", *RUN_FIELDS, *SHARED_FIELDS):
             known = [run[name] for run in runs if run.get(name) is not None]
             record[name] = max(known, default=None)
+        made_at = dict.fromkeys(sha for run in runs for sha in (run["git_sha"] or "").split())
+        record["git_sha"] = " ".join(made_at) or None
         if record["devices"] is None:
             alone = sum(record[f"{name}_seconds"] or 0 for name in ("pretraining", "head"))
             record |= {"devices": 1, "device_seconds": alone}
         records.append(record)
     return records
+
+
+def commits(record: Mapping[str, Any]) -> str:
+    """Return the commits that made the stages of a record, shortened."""
+    return ", ".join(short(sha) for sha in (record["git_sha"] or "").split()) or BLANK
 
 
 def shared(records: Sequence[Mapping[str, Any]]) -> bool:
@@ -57,7 +64,7 @@ def cost_markdown(records: Sequence[Mapping[str, Any]]) -> str:
             number((record["peak_memory_bytes"] or 0) / 2**30 or None, 2),
             record["device"] or BLANK,
             *([str(record["devices"]), number(record["device_seconds"], 1)] if several else []),
-            short(record["git_sha"]) if record["git_sha"] else BLANK,
+            commits(record),
         ]
         for record in records
     ]

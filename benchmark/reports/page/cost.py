@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmark.reports.boards import text
-from benchmark.reports.boards.cost import shared
+from benchmark.reports.boards.cost import commits, shared
 from benchmark.reports.boards.sections import title
 from benchmark.reports.page.figures import Axis, scatter
 from benchmark.reports.page.places import where_of
@@ -119,5 +119,5 @@ def _parts(cost: Mapping[str, Any], several: bool) -> list[str]:
         str(count),
         cost["device"] or text.BLANK,
         *([str(cost["devices"])] if several else []),
-        text.short(cost["git_sha"]) if cost["git_sha"] else text.BLANK,
+        commits(cost),
     ]
