@@ -119,8 +119,6 @@ def line_of(text, method, after=""):
 
 def test_board_shows_values_differences_and_rank_intervals(rows, tmp_path):
     text, records = board(rows, tmp_path / "boards")
-    assert "ranks learning behaviour on simulated people under a small budget" in text
-    assert "not clinical performance" in text
     # mae and mmcl are not told apart, ptacl is above both.
     assert line_of(text, "ptacl")[:3] == ["1", "a", "ptacl"]
     assert line_of(text, "mmcl")[:3] == ["2-3", "b", "mmcl"]
@@ -204,6 +202,19 @@ def test_devices_that_shared_a_training_are_paid_for_each(rows, tmp_path):
     assert lines[0].endswith(",git_sha,devices,device_seconds")
     ends = {line.partition(",")[0]: line.split(",")[-2:] for line in lines[1:]}
     assert (ends["mae"], ends["ptacl"]) == (["2", "120.5"], ["1", "60.5"])
+
+
+def test_it_says_first_what_the_numbers_must_not_be_taken_for(rows, tmp_path):
+    trial, simulated = "these numbers mean nothing", "is learning behaviour under a small budget"
+    for scale, said, unsaid in (("smoke", trial, simulated), ("tiny", simulated, trial)):
+        for path in rows.rglob("*.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"scale": scale}))
+        render(rows, tmp_path, INFO)
+        render_index(rows, tmp_path, [INFO.name])
+        for name in (f"{INFO.name}.md", "index.html"):
+            text = (tmp_path / name).read_text()
+            assert said in text
+            assert unsaid not in text
 
 
 def test_the_cost_names_every_commit_that_made_a_stage(rows, tmp_path):
@@ -299,7 +310,7 @@ def test_a_run_is_shown_the_primary_sections_its_rows_stand_in(rows):
     board = document(files, INFO, None)
     own = [file for file in files if file["method"] == "ptacl"]
     text = own_sections(board, own, (1.0, 0.1))
-    assert "Simulated people" in text
+    assert "Scale smoke" in text
     assert line_of(text, "mmcl")[:3] == ["2-3", "b", "mmcl"]
     assert text.count("\n## ") == 1, "at 10% of labels it has no rows"
     for left_out in ("Provenance", "per target", "finetune head, ", "10% of labels"):

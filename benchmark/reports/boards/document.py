@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmark.reports.boards.info import LEVEL, RANKED_BLOCKS, TRACK, TaskInfo
+from benchmark.reports.boards.info import DIAGNOSTIC, LEVEL, RANKED_BLOCKS, TRACK, TaskInfo
 from benchmark.reports.boards.limits import Limits
 from benchmark.reports.boards.reader import reading
 from benchmark.reports.boards.recorded import MEAN, Recorded
@@ -21,6 +21,7 @@ from benchmark.reports.files import grouped
 from benchmark.reports.rows import MINIMUM_POSITIVES, UNDERPOWERED
 
 FOLDER = ("cohort", "preset", "scale")
+TRIAL = "smoke"  # the scale that tries the code
 
 
 def document(
@@ -136,3 +137,19 @@ def _others(recorded: Recorded) -> list[dict[str, Any]]:
 def folder_name(record: Mapping[str, Any]) -> str:
     """Return ``<cohort>[-<preset>]-<scale>``."""
     return "-".join(record[name] for name in FOLDER if record[name])
+
+
+def caveat(record: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what not to take the numbers for, as a keyword and a sentence; None of real people."""
+    if record["scale"] == TRIAL:
+        return (
+            f"Scale {TRIAL}.",
+            "A trial of the code by a few updates: these numbers mean nothing.",
+        )
+    if record["simulated"]:
+        done = "shown" if record["kind"] == DIAGNOSTIC else "ranked"
+        return "Simulated people.", (
+            f"What is {done} here is learning behaviour under a small budget, not clinical "
+            "performance."
+        )
+    return None

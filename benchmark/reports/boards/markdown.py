@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmark.reports.boards.document import folder_name
+from benchmark.reports.boards.document import caveat, folder_name
 from benchmark.reports.boards.endpoint import (
     against_references,
     provenance,
@@ -74,12 +74,8 @@ def markdown(document: Record) -> str:
 def heading(document: Record) -> list[str]:
     """Return the title, and whose people these are."""
     parts = [f"# {document['title']}"]
-    does = "shows" if document["kind"] == DIAGNOSTIC else "ranks"
-    if document["simulated"]:
-        parts.append(
-            f"> **Simulated people.** This board {does} learning behaviour on simulated people "
-            "under a small budget, not clinical performance."
-        )
+    if caution := caveat(document):
+        parts.append("> **{}** {}".format(*caution))
     return parts
 
 

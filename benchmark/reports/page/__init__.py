@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from benchmark.reports.boards.document import folder_name
+from benchmark.reports.boards.document import caveat, folder_name
 from benchmark.reports.boards.text import short
 from benchmark.reports.page.beside import beside
 from benchmark.reports.page.cost import cost_views
@@ -100,6 +100,7 @@ def _render(kind: str, documents: Sequence[Mapping[str, Any]], footer: str, **bl
         title=f"{kind}: {name}",
         heading=f"{kind}: {name}",
         facts=_facts(documents),
+        caveat=caveat(first) if first else None,
         simulated=bool(first and first["simulated"]),
         footer=footer,
         script=Markup(script),
