@@ -12,7 +12,7 @@ import pytest
 import wfdb
 
 from benchmark.api import Cohort, Stage, UserError, View
-from benchmark.cohorts import cleaning, ecg, views
+from benchmark.cohorts import cleaning, ecg
 from benchmark.cohorts.cohort import COVARIATES, ECG_MILLIVOLT, LEADS
 from benchmark.cohorts.recordings import read_recording
 from benchmark.cohorts.simulated import SimulatedCohort
@@ -23,15 +23,18 @@ from benchmark.cohorts.views import (
     BeatFeatures,
     CleanECG,
     Covariates,
+    ECGView,
     EDESVolumes,
     LongAxisCine,
     MedianBeat,
     MidSliceCine,
     RPeaks,
     ThreePhases,
+    blockwise,
     end_systole,
     prepare_recording,
 )
+from benchmark.cohorts.views.cmr import _resample_pixels
 from methods.blocks.backbones import ECGViT
 
 EXAMPLE = Path(__file__).parent.parent / "examples/ptbdb_s0010_re/s0010_re"
@@ -146,7 +149,7 @@ def test_shape_is_known_beforehand_and_workers_change_nothing(
 def test_killed_view_resumes_where_it_was(
     clinic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "MARK_EVERY", 0.0)
+    monkeypatch.setattr(blockwise, "MARK_EVERY", 0.0)
     view = CleanECG(cohort=Clinic(), rate=100)
     whole = compute(view, clinic, tmp_path / "whole")
     context = Context(tmp_path / "killed", clinic)
@@ -252,7 +255,7 @@ def test_encoders_read_their_papers_cleaning() -> None:
 )
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_recording_is_treated_as_the_people_are(
-    view: views.ECGView, shuffle: bool, clinic: Path, tmp_path: Path
+    view: ECGView, shuffle: bool, clinic: Path, tmp_path: Path
 ) -> None:
     person = 40
     stored = compute(view.replace(cohort=Clinic()), clinic, tmp_path / "x")[person]
@@ -518,7 +521,7 @@ def test_resampled_cohorts_look_alike() -> None:
     fine = draw_short_axis(drawn, 0, 0, noiseless, frames=16, size=80, spacing=1.8).cine[0, 0]
     coarse = draw_short_axis(drawn, 0, 0, noiseless, frames=16, size=48, spacing=2.74).cine[0, 0]
     view = MidSliceCine(frames=16, size=48, spacing=2.74)
-    resampled = view.prepare(views._resample_pixels(fine, 1.8 / 2.74, 48))
+    resampled = view.prepare(_resample_pixels(fine, 1.8 / 2.74, 48))
     expected = view.prepare(coarse)
     assert np.corrcoef(resampled.ravel(), expected.ravel())[0, 1] > 0.98
 
