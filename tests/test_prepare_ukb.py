@@ -35,6 +35,7 @@ from benchmark.cohorts.simulated.long_axis import draw_long_axis
 from benchmark.cohorts.simulated.population import draw_block
 from benchmark.cohorts.simulated.presets import PRESETS
 from benchmark.cohorts.splits import fraction_rank, split_of
+from benchmark.cohorts.ukb import cardiosoft, dicom
 from benchmark.cohorts.ukb import prepare as prepare_module
 from benchmark.cohorts.ukb.cine import Cine
 from benchmark.cohorts.ukb.cohort import UKB, among
@@ -321,7 +322,7 @@ def test_damaged_files_are_counted_and_stop_nobody_else(prepared, raw):
 
 
 def test_an_error_that_nobody_thought_of_is_one_more_reason(few, monkeypatch):
-    read = prepare_module.dicom.read_short_axis
+    read = dicom.read_short_axis
     calls = []
 
     def fails_once(path):
@@ -330,7 +331,7 @@ def test_an_error_that_nobody_thought_of_is_one_more_reason(few, monkeypatch):
             raise ZeroDivisionError
         return read(path)
 
-    monkeypatch.setattr(prepare_module.dicom, "read_short_axis", fails_once)
+    monkeypatch.setattr(dicom, "read_short_axis", fails_once)
     assert excluded(prepare(few).report) == {Reason.UNEXPECTED: 1}
     assert len(current_data().ecg) == FEW - 1
 
@@ -339,19 +340,19 @@ def test_lack_of_memory_says_nothing_about_a_file(few, monkeypatch):
     def fails(path):
         raise MemoryError
 
-    monkeypatch.setattr(prepare_module.dicom, "read_short_axis", fails)
+    monkeypatch.setattr(dicom, "read_short_axis", fails)
     with pytest.raises(UserError, match="fewer --workers"):
         prepare(few)
 
 
 def test_a_drive_that_goes_away_leaves_nobody_out(few, raw, monkeypatch):
-    read = prepare_module.cardiosoft.read_ecg
+    read = cardiosoft.read_ecg
 
     def last(content):
         raw.rename(raw.with_name("away"))
         return read(content)
 
-    monkeypatch.setattr(prepare_module.cardiosoft, "read_ecg", last)
+    monkeypatch.setattr(cardiosoft, "read_ecg", last)
     with pytest.raises(UserError, match="is gone"):
         prepare(few)
     assert read_current("ukb") is None
@@ -400,7 +401,7 @@ def test_a_dry_run_reads_no_ecg_and_makes_no_cohort(few, monkeypatch):
     def fails(content):
         raise AssertionError
 
-    monkeypatch.setattr(prepare_module.cardiosoft, "read_ecg", fails)
+    monkeypatch.setattr(cardiosoft, "read_ecg", fails)
     done = prepare(few, dry_run=True)
     assert done.report.flow[-1] == ("whose files would be read", FEW)
     assert done.fingerprint is None
@@ -413,10 +414,8 @@ def test_a_dry_run_reads_no_ecg_and_makes_no_cohort(few, monkeypatch):
 
 def count_reads(monkeypatch):
     reads = []
-    read = prepare_module.dicom.read_short_axis
-    monkeypatch.setattr(
-        prepare_module.dicom, "read_short_axis", lambda path: reads.append(path) or read(path)
-    )
+    read = dicom.read_short_axis
+    monkeypatch.setattr(dicom, "read_short_axis", lambda path: reads.append(path) or read(path))
     return reads
 
 

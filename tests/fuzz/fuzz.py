@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["benchmark", "pydicom", "nibabel", "def
     from benchmark.cohorts.ukb import dicom
 
 # Of ten files of a series one is damaged; the others need not be parsed every time.
-dicom._Image = functools.lru_cache(64)(dicom._Image)
+dicom.DicomImage = functools.lru_cache(64)(dicom.DicomImage)
 
 
 def main() -> None:

@@ -9,9 +9,7 @@ readers of ukbb_cardiac (Bai et al. 2018), ml4h and CineMA found it.
 from __future__ import annotations
 
 import csv
-import functools
 import io
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator
@@ -29,6 +27,7 @@ from benchmark.cohorts.ukb.cine import (
     Cine,
     apex_comes_last,
 )
+from benchmark.cohorts.ukb.dicom_image import DicomImage, decode, geometry, shape_of
 from benchmark.cohorts.ukb.quiet import quiet
 from benchmark.cohorts.ukb.reasons import Flag, Reason, Refused
 
@@ -37,44 +36,7 @@ LONG_AXIS = re.compile(r"CINE_segmented_LAX(?:_(4Ch))?", re.IGNORECASE)
 INLINE_VF = re.compile(r"inline_?vf", re.IGNORECASE)
 
 MAX_FILLED_FRAMES = 2
-MAX_IMAGE_PIXELS = 1 << 20
 MAX_TIME = 60_000  # ms
-
-EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
-IMPLICIT_LITTLE = "1.2.840.10008.1.2"
-EXPLICIT_BIG = "1.2.840.10008.1.2.2"
-RLE = "1.2.840.10008.1.2.5"
-DEFLATED = b"1.2.840.10008.1.2.1.99"
-
-KEYWORDS = (
-    "SOPInstanceUID",
-    "SeriesDescription",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "InstanceNumber",
-    "AcquisitionDate",
-    "AcquisitionTime",
-    "TriggerTime",
-    "NominalInterval",
-    "CardiacNumberOfImages",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "PixelRepresentation",
-    "PixelData",
-)
-OVERLAY = 0x6000
-OVERLAY_TAGS = tuple(
-    OVERLAY << 16 | element
-    for element in (0x0010, 0x0011, 0x0015, 0x0040, 0x0050, 0x0100, 0x0102, 0x3000)
-)
 
 
 @contextmanager
@@ -146,7 +108,9 @@ def read_short_axis(path: Path) -> Cine:
     )
 
 
-def _contour_centre(results: list[_Image], shape: tuple[int, int]) -> tuple[float, float] | None:
+def _contour_centre(
+    results: list[DicomImage], shape: tuple[int, int]
+) -> tuple[float, float] | None:
     """Return the mean place of everything that is drawn over the scanner's result images."""
     drawn = [plane for image in results if (plane := image.overlay(shape)) is not None]
     rows, columns = np.nonzero(np.sum(drawn, axis=0)) if drawn else ((), ())
@@ -208,7 +172,7 @@ class _Acquisition:
     merged: bool
     position: np.ndarray
     axes: np.ndarray
-    images: list[_Image]
+    images: list[DicomImage]
 
     @property
     def place(self) -> Hashable:
@@ -255,15 +219,15 @@ class _Acquisition:
 
 def _acquisitions(
     path: Path, view: re.Pattern[str]
-) -> tuple[list[_Acquisition], list[_Image], set[Flag]]:
+) -> tuple[list[_Acquisition], list[DicomImage], set[Flag]]:
     """Collect the cine images of a view, one group per acquired slice, and the result images."""
     flags: set[Flag] = set()
-    named: list[tuple[str, _Image]] = []
-    unnamed: dict[str, _Image] = {}
+    named: list[tuple[str, DicomImage]] = []
+    unnamed: dict[str, DicomImage] = {}
     manifest = b""
     for member, content in archive.members(path):
         if member.lower().endswith(".dcm"):
-            image = _Image(content)
+            image = DicomImage(content)
             description = image.text("SeriesDescription")
             if description:
                 named.append((description, image))
@@ -288,7 +252,7 @@ def _acquisitions(
         match = view.fullmatch(description)
         if match is None:
             continue
-        position, axes = _geometry(image)
+        position, axes = geometry(image)
         series = match[1] or "", image.text("SeriesInstanceUID")
         group = groups[series, tuple(position.round(1)), tuple(axes.ravel().round(2))]
         # One image stored twice is one frame; without an identifier nothing says so.
@@ -370,7 +334,7 @@ def _frames(
         length of the heart beat in ms.
     """
     stated = {one.stated_frames for one in acquisitions} - {None}
-    shapes = {_shape(image) for one in acquisitions for image in one.images}
+    shapes = {shape_of(image) for one in acquisitions for image in one.images}
     spacings = [one.spacing for one in acquisitions]
     if len(stated) > 1 or len(shapes) > 1 or max(spacings) > 1.01 * min(spacings):
         raise Refused(Reason.SLICES_DIFFER)
@@ -389,7 +353,7 @@ def _frames(
                 target[frame] = target[frame - 1]
                 flags.add(Flag.FILLED_FRAME)
             else:
-                _decode(one.images[file], target[frame])
+                decode(one.images[file], target[frame])
     times = np.stack([times for _, times in orders])
     intervals = [one.interval for one in acquisitions if one.interval]
     rr = np.median(intervals) if intervals else np.median(np.diff(times)) * count
@@ -441,139 +405,3 @@ def _clock(one: _Acquisition, count: int) -> np.ndarray:
     if len(np.unique(phases)) < len(phases):
         raise Refused(Reason.IRREGULAR_FRAMES, "trigger times and instance numbers repeat")
     return phases * one.interval / count
-
-
-# ----------------------------------------------------------------------------- one DICOM file
-
-
-@functools.cache
-def _tags() -> dict[int, str]:
-    from pydicom.datadict import tag_for_keyword
-
-    return {tag_for_keyword(keyword): keyword for keyword in KEYWORDS}
-
-
-class _Image:
-    """One DICOM file: the values that are needed, as the file holds them.
-
-    pydicom would convert each, which takes longer than reading the file, and fail on damaged ones
-    in as many ways as there are types.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        import pydicom
-
-        if DEFLATED in content:
-            raise Refused(Reason.DICOM_COMPRESSED)  # pydicom would inflate it without a limit
-        tags = _tags()
-        try:
-            wanted = [*tags, *OVERLAY_TAGS]
-            self.dataset = pydicom.dcmread(io.BytesIO(content), specific_tags=wanted)
-            self.syntax = str(self.dataset.file_meta.TransferSyntaxUID)
-            self._values = {
-                tags[int(element.tag)]: element.value
-                for element in self.dataset.values()
-                if int(element.tag) in tags and isinstance(element.value, bytes)
-            }
-        except MemoryError:
-            raise
-        except Exception as error:  # of any type: pydicom's own, struct's, AttributeError ...
-            raise Refused(Reason.DICOM_DAMAGED, type(error).__name__) from None
-
-    def bytes(self, keyword: str) -> bytes:
-        return self._values.get(keyword, b"")
-
-    def text(self, keyword: str) -> str:
-        return self.bytes(keyword).decode("latin-1").strip(" \0")
-
-    def numbers(self, keyword: str, count: int) -> list[float] | None:
-        """Return a decimal string's numbers, None unless there are so many finite ones."""
-        try:
-            numbers = [float(part) for part in self.text(keyword).split("\\")]
-        except ValueError:
-            return None
-        return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
-
-    def number(self, keyword: str) -> float | None:
-        """Return a decimal string's only number."""
-        numbers = self.numbers(keyword, 1)
-        return None if numbers is None else numbers[0]
-
-    def short(self, keyword: str) -> int:
-        """Return an unsigned short, 0 without one."""
-        order = "big" if self.syntax == EXPLICIT_BIG else "little"
-        return int.from_bytes(self.bytes(keyword)[:2], order)
-
-    def overlay(self, shape: tuple[int, int]) -> np.ndarray | None:
-        """Return the graphics drawn over the image, (rows, columns) bool; None without any."""
-        if OVERLAY_TAGS[-1] not in self.dataset:
-            return None
-        try:
-            plane = self.dataset.overlay_array(OVERLAY)
-        except MemoryError:
-            raise
-        except Exception:  # of any type, as above; the images themselves need no graphics
-            return None
-        return plane.astype(bool) if plane.shape == shape else None
-
-
-def _geometry(image: _Image) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the first pixel is, (3,) mm, and where columns and rows count to, (2, 3)."""
-    position = image.numbers("ImagePositionPatient", 3)
-    axes = image.numbers("ImageOrientationPatient", 6)
-    if position is None or axes is None:
-        raise Refused(Reason.NO_GEOMETRY)
-    position, axes = np.array(position), np.array(axes).reshape(2, 3)
-    if np.abs(axes @ axes.T - np.eye(2)).max() > 0.01 or np.abs(position).max() > 10_000:
-        raise Refused(Reason.NO_GEOMETRY)
-    return position, axes
-
-
-def _shape(image: _Image) -> tuple[int, int]:
-    """Return rows and columns of an image whose pixels can be decoded safely."""
-    pixels = len(image.bytes("PixelData"))
-    rows, columns = image.short("Rows"), image.short("Columns")
-    if not (pixels and rows and columns):
-        raise Refused(Reason.DICOM_NO_PIXELS)
-    if rows * columns > MAX_IMAGE_PIXELS:
-        raise Refused(Reason.DICOM_TOO_LARGE)
-    if image.text("NumberOfFrames") not in ("", "1"):
-        raise Refused(Reason.DICOM_MULTIFRAME)
-    allocated, stored = image.short("BitsAllocated"), image.short("BitsStored")
-    if image.short("SamplesPerPixel") != 1 or allocated != 16 or not 1 <= stored <= 16:
-        raise Refused(Reason.DICOM_PIXEL_FORMAT)
-    return rows, columns
-
-
-def _decode(image: _Image, target: np.ndarray) -> None:
-    """Write an image's intensities, as stored, to an array of its shape."""
-    content = image.bytes("PixelData")
-    if image.syntax in (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG):
-        if len(content) != 2 * target.size:
-            raise Refused(Reason.DICOM_DAMAGED, "pixel data of a wrong length")
-        order = ">u2" if image.syntax == EXPLICIT_BIG else "<u2"
-        pixels = np.frombuffer(content, order).reshape(target.shape)
-    elif image.syntax == RLE:
-        pixels = _decode_rle(image, content, target)
-    else:
-        # Codecs in C for JPEG and its kin are left out on purpose: no genuine file needs them.
-        raise Refused(Reason.DICOM_COMPRESSED)
-    stored = image.short("BitsStored")
-    if image.short("PixelRepresentation") and (pixels >> (stored - 1)).any():
-        raise Refused(Reason.DICOM_PIXEL_FORMAT, "negative")
-    # Above the stored bits some scanners keep graphics.
-    np.bitwise_and(pixels, (1 << stored) - 1, out=target)
-
-
-def _decode_rle(image: _Image, content: bytes, target: np.ndarray) -> np.ndarray:
-    if len(content) > 4 * target.size + 1024:  # longer than uncompressed: made to take long
-        raise Refused(Reason.DICOM_DAMAGED, "pixel data of a wrong length")
-    try:
-        pixels = image.dataset.pixel_array
-    except MemoryError:
-        raise
-    except Exception as error:  # of any type, as above
-        raise Refused(Reason.DICOM_DAMAGED, type(error).__name__) from None
-    if pixels.shape != target.shape or pixels.dtype.itemsize != 2:
-        raise Refused(Reason.DICOM_DAMAGED, "pixel data of a wrong length")
-    return pixels.view(np.uint16)
