@@ -26,9 +26,6 @@ from benchmark.recording import (
 )
 from benchmark.stage import Stage
 
-EXECUTORS = ("inline", "local", "slurm", "none")
-"""Modules of `benchmark.engine.executors` that bring stages into a store."""
-
 
 def bring(
     targets: Sequence[Stage],
@@ -50,8 +47,8 @@ def bring(
     store
         Where artifacts are found and committed.
     executor
-        One of `EXECUTORS`; ``auto``: local where several workers were asked for or there are
-        several accelerators, else inline.
+        One of `benchmark.engine.executors.EXECUTORS`; ``auto``: local where several workers were
+        asked for or there are several accelerators, else inline.
     device
         ``auto``, ``cpu``, ``cuda`` or ``mps``.
     workers

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import UserError
+from benchmark.engine.executors import EXECUTORS
 
 if TYPE_CHECKING:
     from benchmark.engine.store import Store
@@ -103,7 +104,7 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--executor",
         default="auto",
-        choices=("auto", "inline", "local", "slurm", "none"),
+        choices=("auto", *EXECUTORS),
         help="inline: in this process; local: in several; slurm: as jobs of SLURM; none: only what "
         "is in the store already; default: local where --workers asks for several or there are "
         "several GPUs",
