@@ -220,12 +220,15 @@ def test_it_says_first_what_the_numbers_must_not_be_taken_for(rows, tmp_path):
 def test_the_cost_names_every_commit_that_made_a_stage(rows, tmp_path):
     path = next(rows.rglob("mae.json"))
     file = json.loads(path.read_text())
-    old, new = "a" * 40, "b" * 40
+    old, new = "a" * 40, f"{'b' * 40}-dirty"
     for row, made in zip(file["rows"], itertools.cycle((f"{old} {new}", new, None)), strict=False):
         row["run"] |= {"git_sha": made}
     path.write_text(json.dumps(file))
     render(rows, tmp_path, INFO)
-    assert line_of((tmp_path / "cost.md").read_text(), "mae")[-1] == "aaaaaa-aaaaaa, bbbbbb-bbbbbb"
+    assert (
+        line_of((tmp_path / "cost.md").read_text(), "mae")[-1]
+        == "aaaaaa-aaaaaa, bbbbbb-bbbbbb-dirty"
+    )
     assert f",{old} {new}\n" in (tmp_path / "cost.csv").read_text()
 
 

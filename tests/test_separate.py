@@ -179,11 +179,12 @@ def test_a_row_names_every_commit_that_made_a_stage(store, monkeypatch):
     made = {head.embedding.method.digest: "a" * 40, head.digest: "b" * 40}
 
     def manifest(store, digest):
-        return whole(store, digest) | {"provenance": {"git": made.get(digest)}}
+        made_by = {"git": made.get(digest), "dirty": digest == head.digest}
+        return whole(store, digest) | {"provenance": made_by}
 
     monkeypatch.setattr(type(store), "manifest", manifest)
     cost = run_of(Scored("toy", "linear", "ecg", 1.0, (score,)), store)
-    assert cost["git_sha"] == f"{'a' * 40} {'b' * 40}"
+    assert cost["git_sha"] == f"{'a' * 40} {'b' * 40}-dirty"
     made.clear()
     assert run_of(Scored("toy", "linear", "ecg", 1.0, (score,)), store)["git_sha"] is None
 

@@ -113,7 +113,7 @@ def run_of(scored: Scored, store: Store) -> dict[str, Any]:
 
     Where several devices shared a training, ``device_seconds`` are those of pretraining and head on
     each of them. ``git_sha`` are the commits that made the stages, inputs first: a head may be
-    newer than the training it reads.
+    newer than the training it reads. ``-dirty`` stands behind one whose files were changed.
     """
     manifests: dict[str, tuple[Stage, dict[str, Any]]] = {}
     stages = topological(scored.scores)
@@ -143,8 +143,9 @@ def run_of(scored: Scored, store: Store) -> dict[str, Any]:
             device_seconds += manifest["seconds"] * shared
         memory = max(memory, manifest.get("peak_memory_bytes") or 0)
         device = manifest.get("device") or device
-        if commit := (manifest.get("provenance") or {}).get("git"):
-            commits[commit] = None
+        made_by = manifest.get("provenance") or {}
+        if commit := made_by.get("git"):
+            commits[f"{commit}-dirty" if made_by.get("dirty") else commit] = None
     rounded = {name: round(value, 2) for name, value in seconds.items()}
     made = {"device": device, "git_sha": " ".join(commits) or None}
     run = {**rounded, "peak_memory_bytes": memory, **made}

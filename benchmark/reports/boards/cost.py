@@ -37,7 +37,8 @@ def costs(files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def commits(record: Mapping[str, Any]) -> str:
     """Return the commits that made the stages of a record, shortened."""
-    return ", ".join(short(sha) for sha in (record["git_sha"] or "").split()) or BLANK
+    found = (sha.partition("-") for sha in (record["git_sha"] or "").split())
+    return ", ".join(short(sha) + "".join(dirty) for sha, *dirty in found) or BLANK
 
 
 def shared(records: Sequence[Mapping[str, Any]]) -> bool:
