@@ -117,6 +117,13 @@ def line_of(text, method, after=""):
 # ------------------------------------------------------------------------------- what is shown
 
 
+def endpoint_family():
+    """The comparisons of the three ranked methods, and (v, nu) of each as their family has it."""
+    pairs = itertools.combinations(("ptacl", "mmcl", "mae"), 2)
+    tests = {(a, b): SimpleNamespace(**versus_of(cells(a)[-1], cells(b)[-1])) for a, b in pairs}
+    return tests, dict(zip(tests, family_variances(tests), strict=True))
+
+
 def test_board_shows_values_differences_and_rank_intervals(rows, tmp_path):
     text, records = board(rows, tmp_path / "boards")
     # mae and mmcl are not told apart, ptacl is above both.
@@ -144,7 +151,9 @@ def test_board_shows_values_differences_and_rank_intervals(rows, tmp_path):
         if r["target"] == "mean" and r["fraction"] == "1.0" and r["status"] == "ok"
     }
     assert float(by_method["ptacl"]["difference"]) == pytest.approx(entry["difference"], rel=1e-5)
-    assert float(by_method["ptacl"]["p"]) == pytest.approx(entry["p"], rel=1e-5)
+    tests, variances = endpoint_family()
+    p = difference_test(tests["ptacl", "mae"].difference, *variances["ptacl", "mae"])[2]
+    assert float(by_method["ptacl"]["p"]) == pytest.approx(p, rel=1e-5)
     assert by_method["tabular"]["rank_lo"] == by_method["tabular"]["p_holm"] == ""
     # The same pair in the other file, seen from the other side.
     back = versus_of(cells("mmcl")[-1], cells("mae")[-1])["difference"]
@@ -811,9 +820,8 @@ def test_the_resolvable_difference_is_printed(rows, tmp_path):
     assert "The tests against mae resolve true differences of" in text
     assert line_of(text, "ptacl", after="Provenance")[3][:4] in {f"{x:.3f}"[:4] for x in found}
     # Read back from its definition: 80% power at the two-sided 5% level.
-    entry = versus_of(cells("ptacl")[-1], cells("mae")[-1])
-    quantiles = stats.t.ppf(0.975, entry["nu"]) + stats.t.ppf(0.8, entry["nu"])
-    want = quantiles * np.sqrt(entry["v"])
+    v, nu = endpoint_family()[1]["ptacl", "mae"]
+    want = (stats.t.ppf(0.975, nu) + stats.t.ppf(0.8, nu)) * np.sqrt(v)
     assert lines["ptacl"]["difference"]["resolvable"] == pytest.approx(want, rel=1e-5)
 
 

@@ -354,15 +354,34 @@ def test_no_pair_counts_as_less_variable_than_its_family():
         ("a", "d"): pair(math.nan, replicates=1),
     }
     variances = dict(zip(pairs, family_variances(pairs), strict=True))
-    # The mean excess is (-0.5 + 1.5 + 8) / 3 on (3 - 1)(3 - 1) degrees of freedom.
+    # The mean excess is (-0.5 + 1.5 + 8) / 3, of all pairs of three on (3 - 1)(3 - 1) degrees.
     floor, noise, freedom = 3.0, 1.0, 4
-    v = 1 + floor / 3
-    spread = (floor + noise) / 3
-    nu = v**2 / (spread**2 / freedom + (v - spread) ** 2 / 99)
-    assert variances["a", "b"] == pytest.approx((v, nu))
-    assert variances["a", "c"] == pytest.approx((v, nu)), "1.5 of its own is less too"
-    assert variances["b", "c"] == (11 / 3, 99.0), "who has more keeps it"
-    assert variances["a", "d"] == pytest.approx((1 + floor, (1 + floor) ** 2 / (4**2 / 4)))
+
+    def expected(sigma2, replicates):
+        v, spread = 1 + sigma2 / replicates, (sigma2 + noise) / replicates
+        nu = v**2 / (spread**2 / freedom + max(0, v - spread) ** 2 / 99)
+        return pytest.approx((v, nu))
+
+    assert variances["a", "b"] == expected(floor, 3)
+    assert variances["a", "c"] == expected(floor, 3), "1.5 of its own is less too"
+    assert variances["b", "c"] == expected(8.0, 3), "who has more keeps it"
+    assert variances["a", "d"] == expected(floor, 1)
+
+
+@pytest.mark.parametrize("replicates", [2, 3])
+@pytest.mark.parametrize("against", ["each other", "one reference"])
+def test_the_degrees_of_freedom_are_those_of_the_mean_over_pairs(against, replicates):
+    """A mean of variances has 2 mean^2 / variance of them (Satterthwaite)."""
+    rng = np.random.default_rng(3)
+    pairs = list(itertools.combinations("abcdefgh", 2))
+    if against == "one reference":
+        pairs = [pair for pair in pairs if pair[0] == "a"]
+    theta = dict(zip("abcdefgh", rng.standard_normal((8, 40_000, replicates)), strict=True))
+    mean = np.mean([(theta[a] - theta[b]).var(axis=1, ddof=1) for a, b in pairs], axis=0)
+    freedom = statistics._freedom(pairs, [replicates - 1] * len(pairs))
+    assert freedom == pytest.approx(2 * mean.mean() ** 2 / mean.var(), rel=0.03)
+    if against == "each other":
+        assert freedom == pytest.approx(7 * (replicates - 1))
 
 
 @pytest.mark.parametrize("replicates", [1, 3])

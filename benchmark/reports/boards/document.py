@@ -103,7 +103,7 @@ def plan(info: TaskInfo) -> dict[str, Any]:
         "goal": dict(info.goal),
         "families": families,
         "corrections": {"pairs": "Holm", "per target": "Benjamini-Hochberg"},
-        "replicate variance of a pair": "at least its family's mean",
+        "replicate variance of a pair": "at least its family's mean, on its degrees of freedom",
         "level": LEVEL,
         "positives": {"interval": MINIMUM_POSITIVES, "powered": UNDERPOWERED},
     }
