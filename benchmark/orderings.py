@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmark.planning import Request
 from benchmark.recording import RANKED_TRACK, board_of, rows_folders
 from benchmark.registry import registry
-from benchmark.reports.boards.recorded import Recorded
+from benchmark.reports.boards.sections import Compared
 from benchmark.reports.boards.text import BLANK, signed, table
 from benchmark.reports.orderings import (
     APART,
@@ -38,7 +38,7 @@ STRENGTHS = (APART, OPEN, UNTESTED)
 
 def boards(
     request: Request, leaderboards: Path, tasks: Iterable[str] | None = None
-) -> dict[str, Recorded]:
+) -> dict[str, Compared]:
     """Return the recorded rows of tasks, by default of all, that have any.
 
     Parameters
@@ -51,7 +51,7 @@ def boards(
     for name in registry().tasks if tasks is None else tasks:
         files = read_rows(*(folder / name for folder in folders))
         if files:
-            found[name] = Recorded(files, board_of(request, registry().task(name)))
+            found[name] = Compared(files, board_of(request, registry().task(name)))
     return found
 
 
@@ -68,7 +68,7 @@ def of_table(published: Table, request: Request, leaderboards: Path) -> str:
     return "\n\n".join(parts)
 
 
-def counts(tables: Iterable[Table], recorded: Mapping[str, Recorded]) -> str:
+def counts(tables: Iterable[Table], recorded: Mapping[str, Compared]) -> str:
     """Return how many orderings of each table came out how, in a line for its means and columns."""
     rows, sums = [], {kind: [] for kind in ("means", "columns")}
     for published in tables:
@@ -118,7 +118,7 @@ def _endpoint(endpoint: Endpoint) -> str:
     return f"{endpoint.metric} of {over or 'none yet'}"
 
 
-def claims(tables: Iterable[Table], recorded: Mapping[str, Recorded]) -> str:
+def claims(tables: Iterable[Table], recorded: Mapping[str, Compared]) -> str:
     """Return what papers propose against the other rows of their tables, on the means.
 
     Tables that print the same two numbers share a line.
@@ -135,7 +135,7 @@ def claims(tables: Iterable[Table], recorded: Mapping[str, Recorded]) -> str:
     return _listed(lines, "proposed", "order here")
 
 
-def turned(tables: Iterable[Table], recorded: Mapping[str, Recorded]) -> str:
+def turned(tables: Iterable[Table], recorded: Mapping[str, Compared]) -> str:
     """Return the orderings of means that are the other way round here, and told apart."""
     lines: dict[tuple[str, ...], list[str]] = {}
     for published in tables:

@@ -28,7 +28,9 @@ from benchmark.reports.boards import (
 from benchmark.reports.boards.document import plan
 from benchmark.reports.boards.markdown import markdown
 from benchmark.reports.boards.reader import positives_text
+from benchmark.reports.boards.recorded import Line
 from benchmark.reports.boards.records import csv_of
+from benchmark.reports.boards.sections import Compared
 from benchmark.reports.page.grids import heat
 from benchmark.reports.page.views import view_of
 from benchmark.reports.rows import read_rows, row_of, versus_of, write_rows
@@ -577,6 +579,36 @@ def test_the_endpoint_has_one_test_wherever_it_is_shown():
         for field in ("p", "p_holm", "resolvable"):
             assert float(records[name][field]) == d[field]
     assert floored, "or the test says nothing"
+
+
+def test_outside_the_boards_too_two_methods_are_compared_as_on_them():
+    files = files_of(*EVERYBODY, uses_labels=("eccl", "dual-phase"), replicates=2)
+    board = document(files, INFO, None)
+    section = board["sections"][0]
+    compared = Compared(files, INFO)
+    place = {line["method"]: line for line in section["lines"]}
+
+    def line(name):
+        return Line(Expected(name=name), place[name]["head"], place[name]["modality"], None)
+
+    what = ("mean", "AUROC", 1.0)
+    changed = 0
+    for pair in section["pairs"]:
+        a, b = line(pair["a"]), line(pair["b"])
+        there, back = compared.tested(a, b, what), compared.tested(b, a, what)
+        assert (there.value, there.p) == (-back.value, back.p)
+        assert there.p == pytest.approx(pair["p"], rel=1e-5)
+        assert there.p == compared.difference(a, b, what).p or pair["p_holm"] is not None
+        changed += there.p != compared.difference(a, b, what).p
+    assert changed, "or the test says nothing"
+    # A target's column too, from either side.
+    cell = next(c for c in section["cells"] if (c["method"], c["target"]) == ("ptacl", TARGETS[0]))
+    what = (TARGETS[0], "AUROC", 1.0)
+    for pair in (("ptacl", "mae"), ("mae", "ptacl")):
+        assert compared.tested(*map(line, pair), what).p == pytest.approx(cell["p"], rel=1e-5)
+    # What stands in no section has been compared all the same, or has not.
+    nobody = Line(Expected(name="nobody"), "linear", "ecg", None)
+    assert compared.tested(line("mae"), nobody, what) is None
 
 
 def test_a_family_that_learns_labels_is_secondary_in_every_rendering():

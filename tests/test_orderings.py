@@ -10,7 +10,7 @@ import pytest
 
 from benchmark import orderings
 from benchmark.reports.boards import TaskInfo
-from benchmark.reports.boards.recorded import Recorded
+from benchmark.reports.boards.sections import Compared
 from benchmark.reports.orderings import (
     APART,
     NO_NUMBER,
@@ -52,6 +52,7 @@ def file(method, values, versus=(), task="cvd", head=""):
         result = {
             "status": "ok" if known else value,
             "value": value if known else None,
+            "higher_is_better": True,
             **{"task_version": 1, "cohort_fingerprint": "people", "digest": f"of {method}"},
             **{
                 "replicates": 1,
@@ -76,7 +77,7 @@ def board(*files, task="cvd", primary="AUROC"):
         reference={"ecg": "mae"},
         methods=(),
     )
-    return {task: Recorded(files, info)}
+    return {task: Compared(files, info)}
 
 
 def mean(value):

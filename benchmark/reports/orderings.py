@@ -18,8 +18,9 @@ from statistics import fmean
 from benchmark.api import Task
 from benchmark.registry import registry
 from benchmark.reports.boards.info import NO_HEAD, Expected
-from benchmark.reports.boards.recorded import MEAN, Difference, Recorded, group_target
+from benchmark.reports.boards.recorded import MEAN, Difference, group_target
 from benchmark.reports.boards.recorded import Line as Row
+from benchmark.reports.boards.sections import Compared
 from benchmark.reports.published import Line, Table
 from benchmark.reports.rows import OK
 
@@ -89,7 +90,7 @@ class Ordering:
         return self.error is not None and self.gap < NORMAL * self.error
 
 
-def by_column(table: Table, boards: Mapping[str, Recorded]) -> list[Ordering]:
+def by_column(table: Table, boards: Mapping[str, Compared]) -> list[Ordering]:
     """Return the orderings within the columns of a table, ties left out.
 
     Parameters
@@ -116,7 +117,7 @@ def by_column(table: Table, boards: Mapping[str, Recorded]) -> list[Ordering]:
     return found
 
 
-def by_mean(table: Table, boards: Mapping[str, Recorded]) -> list[Ordering]:
+def by_mean(table: Table, boards: Mapping[str, Compared]) -> list[Ordering]:
     """Return the orderings of means over the columns that two rows of a table both have.
 
     Of several metrics the boards' primary one is taken, or the first. The counterpart is the
@@ -143,7 +144,7 @@ def by_mean(table: Table, boards: Mapping[str, Recorded]) -> list[Ordering]:
     return found
 
 
-def _by_task(table: Table, boards: Mapping[str, Recorded]) -> dict[str, list[Line]]:
+def _by_task(table: Table, boards: Mapping[str, Compared]) -> dict[str, list[Line]]:
     """Return the lines whose order means something and whose method is here, by task."""
     known, found = registry().methods, {}
     for line in table.lines:
@@ -166,7 +167,7 @@ def _target(line: Line, task: Task) -> str | None:
 def _pairs(
     table: Table,
     task: Task,
-    board: Recorded,
+    board: Compared,
     printed: Mapping[Key, list[Line]],
     published: Endpoint | None,
     here: Endpoint,
@@ -224,7 +225,7 @@ def row_of(task: Task, key: Key) -> Row:
 
 
 def _found(
-    board: Recorded, task: Task, above: Key, below: Key, what: tuple[str, str, float], sign: int
+    board: Compared, task: Task, above: Key, below: Key, what: tuple[str, str, float], sign: int
 ) -> dict[str, object]:
     """Return what the rows say of two methods."""
     rows = [row_of(task, key) for key in (above, below)]
@@ -235,7 +236,7 @@ def _found(
         return {"order": NO_NUMBER if ran else NOT_RUN}
     if any(result["status"] != OK for result in results):
         return {"order": NO_NUMBER}
-    difference = board.difference(*rows[::sign], what)
+    difference = board.tested(*rows[::sign], what)
     if difference is None or difference.lo is None:
         value = sign * (results[0]["value"] - results[1]["value"])
         return {"order": SAME if value > 0 else OPPOSITE, "strength": UNTESTED, "value": value}

@@ -19,7 +19,8 @@ from benchmark import orderings
 from benchmark.planning import Request
 from benchmark.registry import registry
 from benchmark.reports.boards.info import DIAGNOSTIC
-from benchmark.reports.boards.recorded import MEAN, Recorded
+from benchmark.reports.boards.recorded import MEAN
+from benchmark.reports.boards.sections import Compared
 from benchmark.reports.boards.text import percent, signed
 from benchmark.reports.orderings import (
     APART,
@@ -73,13 +74,13 @@ GAPS = ("beyond the paper's own error", "within it: open", "error not known")
 """How large a published difference is."""
 
 
-def recorded(scale: str) -> dict[str, Recorded]:
+def recorded(scale: str) -> dict[str, Compared]:
     """Return what is recorded of every task that is ranked."""
     names = [name for name, task in registry().tasks.items() if task.kind != DIAGNOSTIC]
     return orderings.boards(Request(methods=(), tasks=(), scale=scale), LEADERBOARDS, names)
 
 
-def coverage(boards: Mapping[str, Recorded]) -> str:
+def coverage(boards: Mapping[str, Compared]) -> str:
     """Return how many of the methods of each board have rows at each fraction of the labels."""
     fractions = sorted({f for board in boards.values() for f in board.info.fractions}, reverse=True)
     rows = []
@@ -90,12 +91,12 @@ def coverage(boards: Mapping[str, Recorded]) -> str:
     return table(heads, rows)
 
 
-def _folder(board: Recorded) -> str:
+def _folder(board: Compared) -> str:
     file = board.files[0]
     return "-".join(file[k] for k in ("cohort", "preset", "scale") if file.get(k))
 
 
-def _covered(board: Recorded, fraction: float) -> str:
+def _covered(board: Compared, fraction: float) -> str:
     """Return how many methods there are of how many, and in how many replicates."""
     modality, metric = next(iter(board.info.primary.items()))
     near = {modality, "cmr", "covariates"}
@@ -115,7 +116,7 @@ def _covered(board: Recorded, fraction: float) -> str:
     return f"{len(replicates)} of {of} methods, {often} replicate{plural}"
 
 
-def findings(boards: Mapping[str, Recorded]) -> str:
+def findings(boards: Mapping[str, Compared]) -> str:
     """Return what each part of a method is worth on the primary endpoints."""
     endpoints = [e for e in ENDPOINTS if e[0] in boards]
     heads = ["what is asked", "difference"]
@@ -130,11 +131,11 @@ def findings(boards: Mapping[str, Recorded]) -> str:
     return table(heads, rows)
 
 
-def _difference(board: Recorded, pair: tuple[str, str], fraction: float) -> str:
+def _difference(board: Compared, pair: tuple[str, str], fraction: float) -> str:
     task = registry().task(board.info.name)
     lines = [row_of(task, (name, MODALITIES.get(name, "ecg"))) for name in pair]
     metric = next(iter(task.primary.values()))
-    d = board.difference(*lines, (MEAN, metric, fraction))
+    d = board.tested(*lines, (MEAN, metric, fraction))
     if d is None:
         return BLANK
     text = signed({"value": d.value, "lo": d.lo, "hi": d.hi, "se": math.sqrt(d.v)})
@@ -142,7 +143,7 @@ def _difference(board: Recorded, pair: tuple[str, str], fraction: float) -> str:
     return f"**{text}**" if apart else text
 
 
-def summary(boards: Mapping[str, Recorded]) -> str:
+def summary(boards: Mapping[str, Compared]) -> str:
     """Return how many orderings of means came out how, each printed pair once."""
     every = {(x.task, x.above, x.below, round(x.gap, 9)): x for x in _means(boards)}
     groups: dict[tuple[str, str], list[Ordering]] = {}
@@ -168,7 +169,7 @@ def _gap(x: Ordering) -> str:
     return unknown if x.error is None else within if x.close else beyond
 
 
-def _means(boards: Mapping[str, Recorded]) -> Iterator[Ordering]:
+def _means(boards: Mapping[str, Compared]) -> Iterator[Ordering]:
     for published in tables().values():
         yield from by_mean(published, boards)
 

@@ -194,9 +194,7 @@ class Section:
         if what == self.what:
             families = [family.tests for family in self.families.values()]
         else:
-            families = (
-                [self._columns.get((a.method.block, what), {})] if b == self.reference else []
-            )
+            families = [self._columns.get((x.method.block, what), {}) for x in (a, b)]
         for tests in families:
             if test := tests.get((a.name, b.name), tests.get((b.name, a.name))):
                 return d.with_variance(test.v, test.nu)
@@ -347,6 +345,23 @@ class Section:
                 "p": rounded(d.p),
                 "p_holm": rounded(found[0]) if found else None,
             }
+
+
+class Compared(Recorded):
+    """Rows of a board, of which two are compared as the board has it, wherever that is shown."""
+
+    @cached_property
+    def _sections(self) -> list[Section]:
+        return list(sections(self, Limits(self, self.info, None)))
+
+    def tested(self, a: Line, b: Line, what: What) -> Difference | None:
+        """Return a minus b as tested in their family, or between the two where they have none."""
+        own_first = sorted(self._sections, key=lambda section: section.modality != a.modality)
+        for section in (x for x in own_first if x.fraction == what[2]):
+            lines = {line.place: line for line in section.lines}
+            if a.place in lines and b.place in lines:
+                return section.tested(lines[a.place], lines[b.place], what)
+        return self.difference(a, b, what)
 
 
 def _floored(tests: dict[tuple[str, str], Difference]) -> dict[tuple[str, str], Difference]:
