@@ -187,18 +187,38 @@ class Section:
         )
 
     def tested(self, a: Line, b: Line | None, what: What) -> Difference | None:
-        """Return a minus b as tested in their family: of the endpoint, or of a block's column."""
+        """Return a minus b as tested in their family, or among the differences to one reference."""
         d = self.recorded.difference(a, b, what)
         if d is None:
             return None
         if what == self.what:
-            families = [family.tests for family in self.families.values()]
+            alike = [*(family.tests for family in self.families.values()), *self._references]
         else:
-            families = [self._columns.get((x.method.block, what), {}) for x in (a, b)]
-        for tests in families:
+            alike = [self._columns.get((x.method.block, what), {}) for x in (a, b)]
+        for tests in alike:
             if test := tests.get((a.name, b.name), tests.get((b.name, a.name))):
                 return d.with_variance(test.v, test.nu)
         return d
+
+    @cached_property
+    def _references(self) -> list[dict[tuple[str, str], Difference]]:
+        """The differences of each ranked block to each unranked reference, on the endpoint.
+
+        Not to a control: it shares with its own method what others do not.
+        """
+        found = []
+        for other in self.lines:
+            if other.method.role != "reference" or self.info.kind == DIAGNOSTIC:
+                continue
+            for block in RANKED_BLOCKS:
+                members = (x for x in self.lines if x.method.block == block)
+                column = {
+                    (line.name, other.name): d
+                    for line in members
+                    if (d := self.recorded.difference(line, other, self.what)) is not None
+                }
+                found.append(_floored(column))
+        return found
 
     @cached_property
     def _columns(self) -> dict[tuple[str, What], dict[tuple[str, str], Difference]]:
