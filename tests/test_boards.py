@@ -614,6 +614,12 @@ def test_outside_the_boards_too_two_methods_are_compared_as_on_them():
     assert compared.tested(line("mae"), nobody, what) is None
 
 
+@pytest.mark.parametrize("replicates", [1, 2])
+def test_the_box_says_how_few_replicates_are_made_to_do(replicates):
+    text = markdown(document(files_of("mae", "mmcl", replicates=replicates), INFO, None))
+    assert ("- Between replicates: " in text) == (replicates > 1)
+
+
 def test_a_family_that_learns_labels_is_secondary_in_every_rendering():
     board = document(files_of(*EVERYBODY, uses_labels=("eccl", "dual-phase")), INFO, None)
     families = board["plan"]["families"]

@@ -26,7 +26,7 @@ def costs(files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for name in ("replicates", *RUN_FIELDS, *SHARED_FIELDS):
             known = [run[name] for run in runs if run.get(name) is not None]
             record[name] = max(known, default=None)
-        made_at = dict.fromkeys(sha for run in runs for sha in (run["git_sha"] or "").split())
+        made_at = dict.fromkeys(sha for run in runs for sha in (run.get("git_sha") or "").split())
         record["git_sha"] = " ".join(made_at) or None
         if record["devices"] is None:
             alone = sum(record[f"{name}_seconds"] or 0 for name in ("pretraining", "head"))

@@ -50,6 +50,7 @@ def reading(record: Mapping[str, Any]) -> list[str]:
             "means over groups of targets are a family of their own.",
             "Resolves: the true difference to the reference that the paired test would find with "
             "80% power.",
+            *_between_replicates(lines),
             *_common(sections),
             *_positives(sections),
             *_effects(sections),
@@ -95,6 +96,18 @@ def _replicates(counts: set[int], sections: Iterable[Mapping[str, Any]]) -> str:
         at_few = f"{FEW_LABELS_STANDARD} at {100 * FEW_LABELS:g}% of labels"
         standard = f"{standard}, {at_few}" if standard else f"{at_few} would be"
     return f"Replicates: {shown}, {says}{f' ({standard})' if standard else ''}."
+
+
+def _between_replicates(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say how few replicates are made to do."""
+    if not any(line["value"] is not None and line["replicates"] > 1 for line in lines):
+        return []
+    return [
+        "Between replicates: in a family, and among a block's differences to a reference, no pair "
+        "counts as less variable than all are on average, and all share their degrees of freedom. "
+        "A difference to a control, and an interval of a single method, has its own replicates "
+        "alone, and of two or three may be very wide."
+    ]
 
 
 def _common(sections: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -2,11 +2,11 @@
 
 Families. All pairs of a ranked block, and of the block with the reference, at one fraction are one
 family under Holm's correction, in which no pair counts as less variable between replicates than all
-are; nor does one to the reference among those of its block and target. In a primary section that of
-the label-free methods is primary; that of the methods that learn labels is secondary everywhere.
-Per target, the differences of a block to the reference over all targets of the primary metric are
-one family under Benjamini and Hochberg's; the means over groups of targets are another. Blocks
-never share a family, so that a method that learns labels takes nothing from those that do not.
+are; nor does one to a reference among those of its block. In a primary section that of the
+label-free methods is primary; that of the methods that learn labels is secondary everywhere. Per
+target, the differences of a block to the reference over all targets of the primary metric are one
+family under Benjamini and Hochberg's; the means over groups of targets are another. Blocks never
+share a family, so that a method that learns labels takes nothing from those that do not.
 """
 
 from __future__ import annotations
