@@ -118,10 +118,10 @@ def _common(sections: Iterable[Mapping[str, Any]]) -> list[str]:
     return [
         "Methods differ in their replicates. Differences, tests, the ranks from them and gaps "
         "closed are of the replicates that all concerned have, so that a difference need not be "
-        "that of the two values shown. With one in common, a test within a family takes the "
-        "variance between replicates from the rest of the family; any other covers the people "
-        "only, tells checkpoints apart, and more easily than several replicates would tell their "
-        "methods."
+        "that of the two values shown. With one in common, a test within a family, or of a block "
+        "against a reference, takes the variance between replicates from the others; any other "
+        "covers the people only, tells checkpoints apart, and more easily than several replicates "
+        "would tell their methods."
     ]
 
 

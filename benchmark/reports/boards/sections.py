@@ -191,47 +191,33 @@ class Section:
         d = self.recorded.difference(a, b, what)
         if d is None:
             return None
-        if what == self.what:
-            alike = [*(family.tests for family in self.families.values()), *self._references]
-        else:
-            alike = [self._columns.get((x.method.block, what), {}) for x in (a, b)]
+        families = self.families.values() if what == self.what else ()
+        alike = [family.tests for family in families]
+        alike += [
+            self._columns.get((x.method.block, y.name, what), {}) for x, y in ((a, b), (b, a))
+        ]
         for tests in alike:
             if test := tests.get((a.name, b.name), tests.get((b.name, a.name))):
                 return d.with_variance(test.v, test.nu)
         return d
 
     @cached_property
-    def _references(self) -> list[dict[tuple[str, str], Difference]]:
-        """The differences of each ranked block to each unranked reference, on the endpoint.
+    def _columns(self) -> dict[tuple[str, str, What], dict[tuple[str, str], Difference]]:
+        """The differences of a ranked block to one line, by block, that line and what is scored.
 
-        Not to a control: it shares with its own method what others do not.
+        To the reference per target and metric, to other references on the endpoint. Not to a
+        control: it shares with its own method what others do not.
         """
-        found = []
-        for other in self.lines:
-            if other.method.role != "reference" or self.info.kind == DIAGNOSTIC:
-                continue
-            for block in RANKED_BLOCKS:
-                members = (x for x in self.lines if x.method.block == block)
-                column = {
-                    (line.name, other.name): d
-                    for line in members
-                    if (d := self.recorded.difference(line, other, self.what)) is not None
-                }
-                found.append(_floored(column))
-        return found
-
-    @cached_property
-    def _columns(self) -> dict[tuple[str, What], dict[tuple[str, str], Difference]]:
-        """The differences of each ranked block to the reference, per target and metric."""
-        columns: dict[tuple[str, What], dict[tuple[str, str], Difference]] = defaultdict(dict)
+        columns: dict[tuple, dict[tuple[str, str], Difference]] = defaultdict(dict)
         for line in self.lines:
             if line.method.block not in RANKED_BLOCKS or self.info.kind == DIAGNOSTIC:
                 continue
-            for column in scored(self, line):
-                what = (*column, self.fraction)
-                d = self.recorded.difference(line, self.reference, what)
-                if d is not None and line != self.reference:
-                    columns[line.method.block, what][line.name, self.reference.name] = d
+            cells = [(self.reference, (*column, self.fraction)) for column in scored(self, line)]
+            cells += [(x, self.what) for x in self.lines if x.method.role == "reference"]
+            for other, what in cells:
+                d = self.recorded.difference(line, other, what)
+                if d is not None and line != other:
+                    columns[line.method.block, other.name, what][line.name, other.name] = d
         return {key: _floored(tests) for key, tests in columns.items()}
 
     @property
