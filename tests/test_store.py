@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -235,6 +236,19 @@ def test_usual_seconds_are_the_median_of_the_latest_few(store):
     with (store.root / "durations.jsonl").open("a") as file:
         file.write('half a li\n["Numbers 1"]\n')
     assert Store(store.root).seconds(Numbers()) == 3.0
+
+
+def test_what_never_ran_here_is_expected_by_its_estimate_and_the_pace_of_others(store):
+    lines = [["Training 100", 30.0], ["Training 100", 20.0], ["Training 100", 25.0]]
+    lines += [["Cleaning 50", 20.0], ["Score 1", 0.1], ["Head 9", 0.5], ["Broken 100", "NaN"]]
+    lines += [["Broken 20", -3.0], ["no estimate", 7.0], ["Broken NaN", 7.0]]
+    assert Store(store.root).expected(Numbers()) == Numbers().estimate()[0]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (store.root / "durations.jsonl").write_text(text)
+    # (25 + 20) / (100 + 50): short kinds tell of overhead, the rest of nothing.
+    assert Store(store.root).expected(Numbers()) == pytest.approx(0.3 * Numbers().estimate()[0])
+    make(store, Numbers(), seconds=4.0)
+    assert Store(store.root).expected(Numbers()) == 4.0
 
 
 def test_failures_are_kept_masked_and_cleared_by_success(store):

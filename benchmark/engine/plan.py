@@ -204,7 +204,6 @@ def by_urgency(stages: Iterable[Stage], store: Store) -> list[Stage]:
             users.setdefault(item.digest, []).append(stage.digest)
     ahead: dict[str, float] = {}
     for stage in reversed(stages):
-        seconds = store.seconds(stage)
-        own = stage.estimate()[0] if seconds is None else seconds
-        ahead[stage.digest] = own + max((ahead[d] for d in users.get(stage.digest, ())), default=0)
+        after = max((ahead[d] for d in users.get(stage.digest, ())), default=0)
+        ahead[stage.digest] = store.expected(stage) + after
     return sorted(stages, key=lambda stage: -ahead[stage.digest])

@@ -158,8 +158,8 @@ def print_plan(
 ) -> dict[str, Any]:
     """Print which stages will run, which are found, which are shared, and what it will cost.
 
-    Times come from past runs of the same class where there are any, else from the stage's own
-    estimate. Stages with one label (replicates, fractions) share a line.
+    Times are those that the store expects. Stages with one label (replicates, fractions) share a
+    line.
 
     Returns
     -------
@@ -175,10 +175,8 @@ def print_plan(
 
     seconds, size = {}, {}
     for stage in run:
-        own_seconds, own_size = stage.estimate()
-        past = store.seconds(stage)
-        seconds[stage.digest] = own_seconds if past is None else past
-        size[stage.digest] = own_size
+        seconds[stage.digest] = store.expected(stage)
+        size[stage.digest] = stage.estimate()[1]
     cost = ""
     if run:
         cost = (

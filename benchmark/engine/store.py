@@ -20,6 +20,7 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import statistics
@@ -39,6 +40,8 @@ CLAIMED = "stage.json"
 Marks = tuple[tuple[int, int, int], ...]
 _FOLDERS = ("done", "work", "lease", "failed", "corrupt")
 _LATEST = 5
+PACE_SECONDS = 10
+"""Estimated length of stages that tell how fast a machine is."""
 _TAIL = 1 << 18  # bytes of durations.jsonl that are read: some thousand stages
 
 
@@ -346,6 +349,28 @@ class Store:
         """Return how long such stages usually take here: the median of the latest few."""
         past = self._durations.get(_kind(stage))
         return statistics.median(past[-_LATEST:]) if past else None
+
+    def expected(self, stage: Stage) -> float:
+        """Return how long a stage will take: what such stages took, else its own estimate.
+
+        An estimate is of another machine. What is known here tells how much faster this one is.
+        """
+        past = self.seconds(stage)
+        return stage.estimate()[0] * self._pace if past is None else past
+
+    @functools.cached_property
+    def _pace(self) -> float:
+        """Seconds that known kinds of stages took here, over what they estimate.
+
+        Of short ones mostly the overhead would be told.
+        """
+        took = estimated = 0.0
+        for kind, past in self._durations.items():
+            with contextlib.suppress(ValueError):
+                own, seconds = float(kind.rpartition(" ")[2]), statistics.median(past[-_LATEST:])
+                if PACE_SECONDS <= own < math.inf and 0 <= seconds < math.inf:
+                    estimated, took = estimated + own, took + seconds
+        return took / estimated if took else 1.0
 
     @functools.cached_property
     def _durations(self) -> dict[str, list[float]]:

@@ -101,7 +101,7 @@ def bundles(missing: Sequence[Stage], store: Store, devices: int = 1) -> list[li
             needs = {names[i.digest] for s in stages for i in s.inputs if i.digest in names}
             name = f"{number}.{len(jobs) + 1}"
             names.update((stage.digest, name) for stage in stages)
-            seconds = sum(_seconds(stage, store) for stage in stages)
+            seconds = sum(store.expected(stage) for stage in stages)
             own = _sharing(stages[0], devices)
             after = tuple(sorted(needs, key=_order))
             jobs.append(Bundle(name, tuple(stages), after, seconds, own))
@@ -119,7 +119,7 @@ def _bundled(wave: Sequence[Stage], store: Store, devices: int) -> Iterator[list
         bundle: list[Stage] = []
         seconds = 0.0
         for stage in stages:
-            own = _seconds(stage, store)
+            own = store.expected(stage)
             full = seconds + own > BUNDLE_SECONDS or len(bundle) == BUNDLE_STAGES
             if bundle and full:
                 yield bundle
@@ -131,11 +131,6 @@ def _bundled(wave: Sequence[Stage], store: Store, devices: int) -> Iterator[list
 
 def _sharing(stage: Stage, devices: int) -> int:
     return devices if isinstance(stage, Trainable) and stage.trained else 1
-
-
-def _seconds(stage: Stage, store: Store) -> float:
-    past = store.seconds(stage)
-    return stage.estimate()[0] if past is None else past
 
 
 def _order(name: str) -> tuple[int, ...]:
