@@ -136,11 +136,14 @@ def _cells(
     return [without_small_counts(cell, loaded[0][0]["people"]) for cell in cells]
 
 
-@functools.lru_cache(maxsize=256)
+# Every method is compared with every other: a task's scores are read again for each of them.
+@functools.lru_cache(maxsize=4096)
 def _load(store: Store, score: Score) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the record, and influence values that the system keeps in memory as it can."""
     folder = store.open(score)
     record = json.loads((folder / "score.json").read_text())
-    return record, np.load(folder / "influence.npy")
+    # As a plain array, since a column of a memmap costs more to take than to read.
+    return record, np.asarray(np.load(folder / "influence.npy", mmap_mode="r"))
 
 
 def _drawn(
