@@ -14,6 +14,11 @@ if WORKER:  # a core each; threads of several would wait for each other
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Name bytes after their argument: archives hold the time, workers have to agree on names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def shared_store(tmp_path_factory):
     """One store for every test that trains at smoke: what one has made, the next one finds."""
