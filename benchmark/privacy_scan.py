@@ -72,6 +72,7 @@ _OPAQUE_BEGIN = {
     b"Rar!": "RAR archive",
     b"\x28\xb5\x2f\xfd": "Zstandard",
 }
+PNG = b"\x89PNG\r\n\x1a\n"
 _STREAMS: dict[bytes, Callable[[io.BytesIO], IO[bytes]]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
@@ -276,7 +277,7 @@ def look_into(name: str, content: bytes | None, place: str = "") -> Iterator[Fin
         for text in _table_ids(part):
             yield found(where, None, text)
         lines = 0
-        for line, text in _text_ids(_decoded(part)):
+        for line, text in _text_ids(_decoded(_without_pixels(part))):
             lines += 1
             if lines <= MOST_LINES:
                 yield found(where, line, text)
@@ -341,7 +342,7 @@ def _unpacked(name: str, content: bytes, budget: list[int]) -> Iterator[tuple[st
             for member in archive:
                 if (file := archive.extractfile(member)) is not None:
                     yield member.name, read(file)
-    elif content.startswith(b"\x89PNG\r\n"):
+    elif content.startswith(PNG):
         for chunk, data in _png_texts(content):
             yield chunk, read(io.BytesIO(data))
     else:
@@ -351,17 +352,35 @@ def _unpacked(name: str, content: bytes, budget: list[int]) -> Iterator[tuple[st
             yield "base64", read(io.BytesIO(data))
 
 
-def _png_texts(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield the compressed texts of a PNG; the others are read as they stand."""
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, slice]]:
+    """Yield kind and place of each chunk of a PNG that is there as a whole."""
     at = 8
     while at + 8 <= len(content):
-        size, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
-        keyword, _, rest = content[at + 8 : at + 8 + size].partition(b"\0")
+        end = at + 8 + int.from_bytes(content[at : at + 4], "big")
+        if end <= len(content):
+            yield content[at + 4 : at + 8], slice(at + 8, end)
+        at = end + 4
+
+
+def _png_texts(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the compressed texts of a PNG; the others are read as they stand."""
+    for kind, place in _png_chunks(content):
+        keyword, _, rest = content[place].partition(b"\0")
         if kind == b"zTXt":
             yield "zTXt", keyword + b" " + _inflated(rest[1:])
         elif kind == b"iTXt" and rest[:1] == b"\1":
             yield "iTXt", keyword + b" " + _inflated(rest[2:].split(b"\0", 2)[2])
-        at += size + 12
+
+
+def _without_pixels(content: bytes) -> bytes:
+    """Leave out a PNG's pixels and colours: the greys 48 to 57 of a palette read as digits."""
+    if not content.startswith(PNG):
+        return content
+    legible = bytearray(content)
+    for kind, place in _png_chunks(content):
+        if kind in (b"PLTE", b"tRNS", b"IDAT"):
+            legible[place] = b" " * (place.stop - place.start)
+    return bytes(legible)
 
 
 def _inflated(data: bytes) -> bytes:
