@@ -9,6 +9,7 @@ import pytest
 
 from benchmark import cli
 from benchmark.api import Predictions, UserError
+from benchmark.cli.common import ROOT
 from benchmark.cohorts.cohort import ECG_MILLIVOLT, ECG_RATE
 from benchmark.cohorts.ecg import clean, resample
 from benchmark.cohorts.simulated import SimulatedCohort
@@ -34,6 +35,7 @@ from benchmark.reports.page.pictures import galleries
 from benchmark.runner import bring
 
 METHODS = ("mae", "ptacl")
+COMMITTED = sorted((ROOT / "leaderboards").glob("*/pictures/low-data-*.json"))
 NO_ROWS = "no row of it has scores at two shares of the labels"
 
 
@@ -278,6 +280,20 @@ def test_low_data_curves_are_the_rows(rows, store, tmp_path):
     drawn = found.files[0].read_text()
     for name in ("ptacl", "mae", "random-init", "tabular", "AUROC", "chance"):
         assert f">{name}<" in drawn
+
+
+@pytest.mark.parametrize("described", COMMITTED, ids=lambda path: path.stem)
+def test_committed_curves_are_the_committed_rows(described, store):
+    told = json.loads(described.read_text())
+    asked = Request(methods=(told["method"],), tasks=(), scale=told["scale"])
+    rows = described.parents[2] / "rows" / described.parents[1].name
+    panels = low_data._panels(Subject(registry().method(told["method"]), asked, store, (rows,)))
+    for panel in panels:
+        for fraction, result in panel.curves[told["method"]].items():
+            drawn = told["numbers"][panel.title][f"{fraction:g}"]
+            now = {key: pytest.approx(result[key]) for key in drawn}
+            assert drawn == now, "draw them again: ecgcmr pictures"
+    assert len(panels) == len(told["numbers"])
 
 
 def test_curves_of_rows_whose_number_of_people_is_withheld(rows, store, tmp_path):

@@ -154,6 +154,20 @@ def test_perfect_separation_has_no_width_and_no_nan(replicates):
     assert e.nu == 29
 
 
+def test_people_on_whom_replicates_disagree_widen_an_interval_no_further_than_replicates_alone():
+    """Columns that cancel: their covariance is below 0, and nu would be 0.04 of 2."""
+    theta = np.array([0.0, 0.5, 1.0])
+    people = np.random.default_rng(0).normal(size=(300, 3))
+    people -= people.mean(axis=1, keepdims=True)
+    psi = 8 * people
+    e = estimate(theta, psi, 300)
+    assert e.v_subj + e.sigma2 / 3 < 0.25 * e.s2 / 3
+    assert (e.v, e.nu) == (e.s2 / 3, 2)
+    c = compare(theta, psi, np.zeros(3), np.zeros((300, 3)), 300)
+    assert (c.v, c.nu) == (e.v, e.nu)
+    assert family_variances({("a", "b"): c}) == [pytest.approx((e.v, 2))]
+
+
 def test_one_replicate_counts_people_only(toy):
     y, a, b = toy
     theta, psi = auroc(y, a[:, :1])

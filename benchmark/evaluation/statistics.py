@@ -145,10 +145,13 @@ def components(theta: np.ndarray, psi: np.ndarray) -> Components:
 def _variance(v_subj: float, parts: Sequence[Components], n_min: int) -> tuple[float, float]:
     """Return (v, nu) of a contrast whose replicates enter through ``parts``."""
     parts = [part for part in parts if part.replicates > 1 and part.sigma2 > 0]
-    v = v_subj + sum(part.sigma2 / part.replicates for part in parts)
+    own = sum(part.s2 / part.replicates for part in parts)
+    # What replicates share of the people's noise may be estimated below 0. It counts as 0 then:
+    # else nu falls below S - 1, towards 0, and the interval grows beyond all bounds.
+    v = max(own, v_subj + sum(part.sigma2 / part.replicates for part in parts))
     if v <= 0:
         return 0.0, n_min - 1.0
-    rest = max(0.0, v - sum(part.s2 / part.replicates for part in parts))
+    rest = v - own
     spread = rest**2 / (n_min - 1) if n_min > 1 else math.inf
     spread += sum((p.s2 / p.replicates) ** 2 / (p.replicates - 1) for p in parts)
     # No people to count on leaves no degrees of freedom: the caller's interval becomes NaN.
@@ -347,9 +350,9 @@ def _floored(pair: Pair, floor: float, noise: float, freedom: float) -> tuple[fl
     sigma2 = max(floor, pair.sigma2) if several else floor
     if sigma2 == 0:
         return pair.v, pair.nu
-    v = pair.v_subj + sigma2 / pair.replicates
     spread = (sigma2 + (pair.e2 if several else noise)) / pair.replicates
-    rest = max(0.0, v - spread)
+    v = max(spread, pair.v_subj + sigma2 / pair.replicates)
+    rest = v - spread
     terms = spread**2 / max(freedom, pair.replicates - 1)
     terms += rest**2 / (pair.n_min - 1) if pair.n_min > 1 else math.inf
     return v, v**2 / terms
