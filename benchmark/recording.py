@@ -206,11 +206,11 @@ def own_files(
 
 def record(files: Sequence[dict[str, Any]], leaderboards: Path) -> list[str]:
     """Merge rows into the published ones; return what stayed of those, and why."""
-    from benchmark.reports.rows import made_again, read_file, row_key, write_rows
+    from benchmark.reports.rows import made_again, row_key, write_rows
 
     kept, rows = [], leaderboards / "rows"
     for file in files:
-        stored = {row_key(r): r["result"] for r in read_file(write_rows(rows, file))["rows"]}
+        stored = {row_key(r): r["result"] for r in write_rows(rows, file)["rows"]}
         reasons = set()
         for row in file["rows"]:
             result, now = row["result"], stored[row_key(row)]

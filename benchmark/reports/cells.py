@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,16 @@ def further_cells(scored: Scored, store: Store) -> list[Cell]:
     return _cells(scored, further, loaded, store) if loaded[0][0]["cells"] else []
 
 
+@functools.lru_cache(maxsize=4)
+def _people(folder: Path) -> CohortData:
+    """Return the cohort in a folder: the split of its people follows from a hash of each."""
+    return CohortData(folder)
+
+
 def _measure(store: Store, score: Score) -> tuple[dict[str, Any], np.ndarray]:
     """Return what `_load` would, of the further metrics."""
     head, task = score.head, score.head.task
-    cohort, folder = CohortData(store.open(head.cohort)), store.open(head)
+    cohort, folder = _people(store.open(head.cohort)), store.open(head)
     predictions = head.predictions(folder, cohort)
     averaged = means(task, endpoint_targets(task, cohort, head.fraction))
     cells: list[dict[str, Any]] = []

@@ -455,8 +455,8 @@ def rows_path(root: Path, file: Mapping[str, Any]) -> Path:
     return Path(root) / folder / file["track"] / file["task"] / f"{file_name(file['method'])}.json"
 
 
-def write_rows(root: Path, new: Mapping[str, Any]) -> Path:
-    """Merge rows into their file under ``root`` and replace it at once.
+def write_rows(root: Path, new: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge rows into their file under ``root``, replace it at once and return what it holds.
 
     Processes take turns, so that neither loses the rows of the other.
     """
@@ -467,8 +467,9 @@ def write_rows(root: Path, new: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with turn(path.parent):
         old = read_file(path) if path.exists() else None
-        replace_file(path, dumps(merge(old, new)))
-    return path
+        merged = merge(old, new)
+        replace_file(path, dumps(merged))
+    return merged
 
 
 def read_file(path: Path) -> dict[str, Any]:
