@@ -353,12 +353,11 @@ def _unpacked(name: str, content: bytes, budget: list[int]) -> Iterator[tuple[st
 
 
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, slice]]:
-    """Yield kind and place of each chunk of a PNG that is there as a whole."""
+    """Yield kind and place of each chunk of a PNG; the last one may be cut short."""
     at = 8
     while at + 8 <= len(content):
         end = at + 8 + int.from_bytes(content[at : at + 4], "big")
-        if end <= len(content):
-            yield content[at + 4 : at + 8], slice(at + 8, end)
+        yield content[at + 4 : at + 8], slice(at + 8, end)
         at = end + 4
 
 
@@ -378,7 +377,7 @@ def _without_pixels(content: bytes) -> bytes:
         return content
     legible = bytearray(content)
     for kind, place in _png_chunks(content):
-        if kind in (b"PLTE", b"tRNS", b"IDAT"):
+        if kind in (b"PLTE", b"tRNS", b"IDAT") and place.stop <= len(content):
             legible[place] = b" " * (place.stop - place.start)
     return bytes(legible)
 

@@ -270,6 +270,7 @@ HIDING = {
     "index.parquet": parquet(x=pd.Series([0.5], index=pd.Index([EID], name="eid"))),
     "text.png": png(b"tEXt", b"Title\0person %d" % EID),
     "cut.png": png(b"PLTE", b"///%d:::" % EID)[:53],
+    "cut text.png": png(b"zTXt", b"Title\0\0" + zlib.compress(b"person %d" % EID) + NOISE)[:99],
     "packed.png": png(b"zTXt", b"Title\0\0" + zlib.compress(b"person %d" % EID)),
     "international.png": png(b"iTXt", b"Title\0\1\0en\0T\0" + zlib.compress(b"person %d" % EID)),
     "printed.ipynb": notebook({"text/plain": [f"eid {EID}\n"]}),

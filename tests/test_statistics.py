@@ -155,7 +155,7 @@ def test_perfect_separation_has_no_width_and_no_nan(replicates):
 
 
 def test_people_on_whom_replicates_disagree_widen_an_interval_no_further_than_replicates_alone():
-    """Columns that cancel: their covariance is below 0, and nu would be 0.04 of 2."""
+    """Columns that cancel: their covariance is below 0, and nu would be 0.07 instead of 2."""
     theta = np.array([0.0, 0.5, 1.0])
     people = np.random.default_rng(0).normal(size=(300, 3))
     people -= people.mean(axis=1, keepdims=True)
